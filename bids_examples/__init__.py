@@ -1,0 +1,1 @@
+"""Small BIDS data sets that ship with the software."""

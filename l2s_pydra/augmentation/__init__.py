@@ -1,0 +1,1 @@
+"""The learned augmentation A_theta, one module a model."""

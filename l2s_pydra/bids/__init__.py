@@ -1,0 +1,1 @@
+"""BIDS data sets in, BIDS derivatives out."""

@@ -1,0 +1,1 @@
+"""The two-level optimisation of Learn2Synth."""

@@ -1,0 +1,328 @@
+"""Settings: frozen attrs classes, to and from JSON.
+
+The same JSON goes to the builders, beside the weights, into provenance and into Pydra's hash.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from attrs import validators
+
+from .errors import ConfigError
+
+__all__ = [
+    "AugmentationConfig",
+    "LearnConfig",
+    "SegmenterConfig",
+    "SynthesisConfig",
+    "TrainingConfig",
+    "preset",
+]
+
+MODES = ("learn2synth", "synthseg", "supervised")
+PRESETS = ("quick", "default", "paper")
+_T = TypeVar("_T")
+_positive = validators.gt(0)
+_share = validators.and_(validators.ge(0), validators.le(1))
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    low, high = value
+    return float(low), float(high)
+
+
+@attrs.frozen(kw_only=True)
+class SynthesisConfig:
+    """Ranges of the generator G (Billot et al., SynthSeg, MedIA 2023, section 3 and table 1).
+
+    Intensities are on the scale of the rendered image, [0, 1].
+    """
+
+    rotation_deg: float = attrs.field(default=15.0, validator=validators.ge(0))
+    """Rotation about each axis ~ U(-r, r), degrees."""
+    scaling: float = attrs.field(default=0.2, validator=validators.ge(0))
+    """Scaling along each axis ~ U(1-s, 1+s)."""
+    shearing: float = attrs.field(default=0.012, validator=validators.ge(0))
+    """Shears ~ U(-s, s)."""
+    translation_mm: float = attrs.field(default=10.0, validator=validators.ge(0))
+    """Translation along each axis ~ U(-t, t), mm."""
+    flip: float = attrs.field(default=0.5, validator=_share)
+    """Probability of a left-right flip (labels of the two sides are exchanged)."""
+    nonlinear_std_mm: float = attrs.field(default=4.0, validator=validators.ge(0))
+    """Largest standard deviation of the control points' displacement, mm; drawn ~ U(0, s)."""
+    nonlinear_spacing_mm: float = attrs.field(default=25.0, validator=_positive)
+    """Distance of the control points, mm."""
+    mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=_pair)
+    """Mean intensity of a label group ~ U(low, high)."""
+    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.14), converter=_pair)
+    """Standard deviation of a label group ~ U(low, high) (35 of 255)."""
+    background_share: float = attrs.field(default=0.5, validator=_share)
+    """Probability that tissue outside the segmented structures is drawn at all, where the learning
+    images are skull-stripped; otherwise it always is."""
+    bias_std: float = attrs.field(default=0.6, validator=validators.ge(0))
+    """Largest standard deviation of the log bias field; drawn ~ U(0, s)."""
+    bias_spacing_mm: float = attrs.field(default=50.0, validator=_positive)
+    """Distance of the bias field's control points, mm."""
+    gamma_std: float = attrs.field(default=0.4, validator=validators.ge(0))
+    """Standard deviation of log gamma."""
+    noise_std: float = attrs.field(default=0.04, validator=validators.ge(0))
+    """Largest standard deviation of added Gaussian noise; drawn ~ U(0, s)."""
+    thickness_max_mm: float = attrs.field(default=6.0, validator=validators.ge(0))
+    """Slice thickness along one random axis ~ U(working spacing, t), mm."""
+    thickness_share: float = attrs.field(default=0.5, validator=_share)
+    """Share of images with thick slices."""
+    oversampling: int = attrs.field(default=2, validator=validators.in_((1, 2, 3, 4)))
+    """Labels are warped on a grid this many times finer than the working one, then pooled,
+    so that partial volume exists."""
+
+
+@attrs.frozen(kw_only=True)
+class SegmenterConfig:
+    """The segmenter S_phi: a U-Net (Ronneberger et al., 2015)."""
+
+    ndim: int = attrs.field(default=3, validator=validators.in_((2, 3)))
+    """2 or 3."""
+    width: int = attrs.field(default=16, validator=_positive)
+    """Channels of the first level; doubled at each level."""
+    depth: int = attrs.field(default=4, validator=_positive)
+    """Number of levels."""
+    max_width: int = attrs.field(default=384, validator=_positive)
+    """Channels never exceed this."""
+    convolutions: int = attrs.field(default=2, validator=_positive)
+    """Convolutions per level on each side."""
+    activation: str = attrs.field(default="elu", validator=validators.in_(("elu", "gelu", "relu")))
+    """Nonlinearity (the paper: ELU)."""
+    norm: str = attrs.field(default="none", validator=validators.in_(("none", "instance", "group")))
+    """Normalisation (the paper: none)."""
+    coordinates: bool = False
+    """Append centred voxel coordinates to the input."""
+    subvoxel: int = attrs.field(default=1, validator=validators.in_((1, 2, 3, 4)))
+    """Blocks of this many voxels per axis are folded into channels before the U-Net and unfolded
+    after it: the network works on a coarser grid and still segments every voxel."""
+
+
+@attrs.frozen(kw_only=True)
+class AugmentationConfig:
+    """The learned augmentation A_theta, by name, with its starting values."""
+
+    name: str = "contrast"
+    """Module of :mod:`l2s_pydra.augmentation`."""
+    options: Mapping[str, Any] = attrs.field(factory=dict, converter=dict)
+    """Keyword arguments of its builder."""
+
+
+@attrs.frozen(kw_only=True)
+class TrainingConfig:
+    """The bilevel training loop (Hu et al., Learn2Synth, ICCV 2025, algorithm 1)."""
+
+    mode: str = attrs.field(default="learn2synth", validator=validators.in_(MODES))
+    """``learn2synth``, ``synthseg`` (theta fixed) or ``supervised`` (real images only)."""
+    steps: int = attrs.field(default=20000, validator=_positive)
+    """Optimiser steps of phi."""
+    batch_size: int = attrs.field(default=1, validator=_positive)
+    """Synthetic (or, supervised, real) images per step."""
+    real_batch_size: int = attrs.field(default=1, validator=_positive)
+    """Real images per hypergradient."""
+    loss: str = attrs.field(
+        default="ce_dice", validator=validators.in_(("ce", "dice", "ce_dice", "logit_mse"))
+    )
+    """Segmentation loss of both levels."""
+    optimizer: str = attrs.field(default="adam", validator=validators.in_(("adam", "adamw", "sgd")))
+    """Update rule of phi."""
+    learning_rate: float = attrs.field(default=1e-3, validator=_positive)
+    """Peak learning rate of phi."""
+    schedule: str = attrs.field(default="cosine", validator=validators.in_(("cosine", "constant")))
+    """Learning rate of phi over the steps."""
+    weight_decay: float = attrs.field(default=0.0, validator=validators.ge(0))
+    """L2 (sgd, adam) or decoupled (adamw) weight decay."""
+    theta_learning_rate: float = attrs.field(default=3e-2, validator=_positive)
+    """Learning rate of theta (Adam, on the unconstrained parameters)."""
+    theta_warmup_steps: int = attrs.field(default=300, validator=validators.ge(0))
+    """Steps of phi before theta first moves."""
+    theta_average: float = attrs.field(
+        default=0.98, validator=validators.and_(validators.ge(0), validators.lt(1))
+    )
+    """Decay of the exponential average of theta's iterates."""
+    phi_average: float = attrs.field(
+        default=0.99, validator=validators.and_(validators.ge(0), validators.lt(1))
+    )
+    """Decay of the exponential average of phi's iterates, which is what is validated and kept."""
+    estimator: str = attrs.field(
+        default="one_sided_difference", validator=validators.in_(("exact", "one_sided_difference"))
+    )
+    """How the hypergradient is computed."""
+    epsilon: float = attrs.field(default=1e-2, validator=_positive)
+    """Norm of the parameters' displacement in the difference estimator."""
+    hypergradient_every: int = attrs.field(default=1, validator=_positive)
+    """k: a hypergradient at every k-th step with a learned draw."""
+    synthetic_fraction: float = attrs.field(
+        default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
+    )
+    """q: fraction of the synthetic batch in the mixed derivative."""
+    real_fraction: float = attrs.field(
+        default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
+    )
+    """r: fraction of the real batch in the outer loss."""
+    wide_share: float = attrs.field(default=0.75, validator=_share)
+    """Share of draws that keep the generator's wide ranges instead of A_theta; only for
+    augmentations that replace the generator's intensities (``contrast``)."""
+    own_label_share: float = attrs.field(default=0.6, validator=_share)
+    """Share of draws made from the learning participants' own label maps."""
+    validate_every: int = attrs.field(default=500, validator=_positive)
+    """Steps between two validations."""
+    checkpoint_every: int = attrs.field(default=500, validator=_positive)
+    """Steps between two checkpoints."""
+    precision: str = attrs.field(default="bf16", validator=validators.in_(("fp32", "bf16")))
+    """Autocast type of the segmenter."""
+    seed: int = attrs.field(default=0, validator=validators.ge(0))
+    """Seed of everything random."""
+
+
+def _nested(kind: type) -> Any:
+    return attrs.field(
+        factory=kind,
+        converter=lambda v: _structure(kind, v),
+        validator=validators.instance_of(kind),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class LearnConfig:
+    """Everything that decides what a training run computes, except the data."""
+
+    spacing_mm: float = attrs.field(default=1.0, validator=_positive)
+    """Voxel size of the working grid, mm, isotropic."""
+    synthesis: SynthesisConfig = _nested(SynthesisConfig)
+    """The generator."""
+    segmenter: SegmenterConfig = _nested(SegmenterConfig)
+    """The network."""
+    augmentation: AugmentationConfig = _nested(AugmentationConfig)
+    """The learned augmentation."""
+    training: TrainingConfig = _nested(TrainingConfig)
+    """The loop."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LearnConfig":
+        """Build from nested dicts, as :meth:`to_dict` writes them.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is unknown or out of range.
+        """
+        return _structure(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of plain values."""
+        return attrs.asdict(self)
+
+    def to_json(self) -> str:
+        """JSON, sorted and indented."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def read(cls, path: str | Path) -> "LearnConfig":
+        """Read the JSON that :meth:`to_json` writes.
+
+        Raises
+        ------
+        ConfigError
+            If the file is unreadable, or a setting is unknown or out of range.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(values)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be used as a configuration ({error})") from error
+
+    def evolve(self, **changes: Any) -> "LearnConfig":
+        """Copy with changes; nested settings are spelled ``section__name``.
+
+        Examples
+        --------
+        >>> LearnConfig().evolve(spacing_mm=2, training__steps=10).training.steps
+        10
+        """
+        values = self.to_dict()
+        for key, value in changes.items():
+            section, _, name = key.rpartition("__")
+            (values[section] if section else values)[name] = value
+        return self.from_dict(values)
+
+
+def _structure(kind: type[_T], values: Any) -> _T:
+    if isinstance(values, kind):
+        return values
+    names = {field.name for field in attrs.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise ConfigError(
+            f"unknown setting {unknown[0]!r} in {kind.__name__}; available: {', '.join(sorted(names))}"
+        )
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        message = str(error.args[0]) if error.args else str(error)
+        raise ConfigError(f"{kind.__name__}: {message}") from error
+
+
+def preset(name: str, *, ndim: int = 3) -> LearnConfig:
+    """Named settings.
+
+    ``quick`` trains on a CPU in well under an hour; ``default`` is for one GPU or a patient CPU;
+    ``paper`` has the settings of Hu et al. (ICCV 2025, section 4): 2-D, ELU U-Net without
+    normalisation, Adam at both levels.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown.
+    """
+    config = LearnConfig().evolve(segmenter__ndim=ndim)
+    if name == "default":
+        return config
+    if name == "quick":
+        return config.evolve(
+            spacing_mm=3.0,
+            segmenter__depth=4,
+            training__steps=2000,
+            training__validate_every=250,
+            training__checkpoint_every=250,
+            training__batch_size=1 if ndim == 3 else 8,
+            training__real_batch_size=1 if ndim == 3 else 8,
+        )
+    if name == "paper":
+        return config.evolve(
+            segmenter__ndim=ndim,
+            segmenter__width=24,
+            segmenter__depth=5,
+            training__batch_size=64 if ndim == 2 else 1,
+            training__real_batch_size=64 if ndim == 2 else 1,
+            training__loss="dice",
+            training__learning_rate=1e-4,
+            training__schedule="constant",
+            training__steps=60000,
+            training__wide_share=0.0,
+            training__precision="fp32",
+            training__estimator="exact",
+            augmentation__name="noise_bias",
+        )
+    raise ConfigError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
+
+
+def field_doc(kind: type, name: str) -> str:
+    """Return the docstring written under a field of a config class.
+
+    Task and interface specifications take their help texts from here.
+    """
+    import inspect
+    import re
+
+    source = inspect.getsource(kind)
+    match = re.search(rf'^    {name}:.*?\n    """(.*?)"""', source, re.S | re.M)
+    return " ".join(match.group(1).split()) if match else ""

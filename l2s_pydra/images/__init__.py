@@ -1,0 +1,1 @@
+"""Volumes and the way to the working grid and back."""

@@ -1,0 +1,1 @@
+"""Nipype interfaces, one a step."""

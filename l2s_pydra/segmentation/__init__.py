@@ -1,0 +1,1 @@
+"""The segmenter S_phi: network, losses, metrics, inference, model folders."""

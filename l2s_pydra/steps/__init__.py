@@ -1,0 +1,1 @@
+"""Steps from files to files: plain functions that know no engine."""

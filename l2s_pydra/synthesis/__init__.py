@@ -1,0 +1,1 @@
+"""The generator G: synthetic images from label maps, nothing learned."""

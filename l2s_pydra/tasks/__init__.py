@@ -1,0 +1,1 @@
+"""Pydra tasks, one a step."""

@@ -1,0 +1,1 @@
+"""Pydra and Nipype workflows, and the command line."""
