@@ -1,0 +1,249 @@
+"""What a BIDS data set offers: images, their label maps, and who learns from whom."""
+
+import csv
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from ..errors import DatasetError
+from .entities import ImageRecord
+from .layout import Filters, dataset_root, find_images, read_filters
+from .reference import find_label_maps, find_labels, label_table, shared_table
+
+__all__ = [
+    "Filters",
+    "ImageRecord",
+    "TrainingSet",
+    "build_training_set",
+    "find_images",
+    "find_label_maps",
+    "find_labels",
+    "label_table",
+    "read_filters",
+    "read_splits",
+    "shared_table",
+]
+
+_log = logging.getLogger(__name__)
+_ROLES = {
+    "train": "learn",
+    "training": "learn",
+    "learn": "learn",
+    "val": "validate",
+    "valid": "validate",
+    "validation": "validate",
+    "validate": "validate",
+    "test": "test",
+}
+_REMEDY = (
+    "give --learn-participants and --validation-participants, "
+    "or a column split (train, val, test) in participants.tsv"
+)
+
+
+@attrs.frozen(kw_only=True)
+class TrainingSet:
+    """The files one training run uses; no participant is on both sides."""
+
+    learn: tuple[tuple[ImageRecord, Path], ...]
+    """Images that theta learns from, each with its label map."""
+    validate: tuple[tuple[ImageRecord, Path], ...]
+    """Images that choose the model, each with its label map."""
+    label_maps: tuple[ImageRecord, ...]
+    """Label maps to synthesise from, beside those of ``learn``."""
+    real_table: Path
+    """Table of the values in the label maps of ``learn`` and ``validate``."""
+    maps_table: Path | None
+    """Table of the values in ``label_maps``; None if there are no ``label_maps``."""
+
+
+def read_splits(bids_dir: str | Path) -> dict[str, str]:
+    """Read who is to learn from whom.
+
+    Returns
+    -------
+    dict
+        Role by participant (``sub-01``) from the column ``split`` of ``participants.tsv``:
+        ``learn`` (written train, training or learn), ``validate`` (val, valid, validation or
+        validate), ``test``, or the word itself. Empty if there is no file or no such column.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read.
+    """
+    table = Path(bids_dir) / "participants.tsv"
+    if not table.is_file():
+        return {}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f"{table}: cannot be read ({error}); give a tab-separated file"
+        ) from error
+    splits = {}
+    for row in rows:
+        participant = (row.get("participant_id") or "").strip().removeprefix("sub-")
+        word = (row.get("split") or "").strip().lower()
+        if participant and word not in ("", "n/a"):
+            splits[f"sub-{participant}"] = _ROLES.get(word, word)
+    return splits
+
+
+def build_training_set(
+    bids_dir: str | Path,
+    real_labels: str | Path,
+    label_maps: str | Path | None = None,
+    *,
+    labels_desc: str | None = None,
+    label_maps_desc: str | None = None,
+    learn_participants: Iterable[str] | None = None,
+    validation_participants: Iterable[str] | None = None,
+    sessions: Iterable[str] | None = None,
+    suffixes: Iterable[str] = ("T1w",),
+    filters: Filters | None = None,
+    database_dir: str | Path | None = None,
+) -> TrainingSet:
+    """Collect the images and label maps of a training run.
+
+    Roles come from the arguments, else from :func:`read_splits`. If only the validation
+    participants are given, everyone else who is not held out by a split learns. Label maps of
+    validation and test participants are never synthesised from.
+
+    Parameters
+    ----------
+    bids_dir : path
+        Root of the raw data set.
+    real_labels : path
+        Root of the derivative with the label maps of its images.
+    label_maps : path, optional
+        Root of a derivative with more label maps, of anyone.
+    labels_desc, label_maps_desc : str, optional
+        Which label maps to take where there are several.
+    learn_participants, validation_participants : iterable of str, optional
+        Labels, with or without ``sub-``.
+    sessions, suffixes, filters, database_dir
+        As for :func:`~l2s_pydra.bids.layout.find_images`.
+
+    Raises
+    ------
+    DatasetError
+        If roles are missing or overlap, if a role has no labelled image, or if label maps or
+        their tables are missing or ambiguous.
+    NoImageError
+        If no image matches.
+    """
+    root = dataset_root(bids_dir)
+    splits = read_splits(root)
+    learn, validate = _roles(root, splits, learn_participants, validation_participants)
+    images = find_images(
+        root,
+        participants=learn | validate if learn is not None else None,
+        sessions=sessions,
+        suffixes=suffixes,
+        filters=filters,
+        database_dir=database_dir,
+    )
+    labels = find_labels(real_labels, images, desc=labels_desc)
+    if not labels:
+        raise DatasetError(_unlabelled(real_labels, images, labels_desc))
+    held_out = validate | {who for who, role in splits.items() if role == "test"}
+    if learn is None:
+        held_out |= {who for who, role in splits.items() if role != "learn"}
+        learn = {image.participant for image in images} - held_out
+    elif learn_participants is not None:
+        held_out -= learn
+    maps = _maps_to_synthesise(label_maps, label_maps_desc, held_out)
+    return TrainingSet(
+        learn=_labelled(images, labels, learn, "learn", real_labels),
+        validate=_labelled(images, labels, validate, "validation", real_labels),
+        label_maps=maps,
+        real_table=shared_table(real_labels, labels.values()),
+        maps_table=shared_table(label_maps, (m.path for m in maps)) if label_maps else None,
+    )
+
+
+def _roles(
+    root: Path,
+    splits: dict[str, str],
+    learn_participants: Iterable[str] | None,
+    validation_participants: Iterable[str] | None,
+) -> tuple[set[str] | None, set[str]]:
+    """Participants to learn from (None: everyone else) and to validate on."""
+    learn = _participants(learn_participants)
+    validate = _participants(validation_participants)
+    twice = sorted((learn or set()) & (validate or set()))
+    if twice:
+        raise DatasetError(
+            f"{twice[0]} is asked for both to learn from and to validate on; choose one role"
+        )
+    if validate is None:
+        validate = {who for who, role in splits.items() if role == "validate"} - (learn or set())
+        if learn is None:
+            learn = {who for who, role in splits.items() if role == "learn"}
+    elif learn is None and "learn" in splits.values():
+        learn = {who for who, role in splits.items() if role == "learn"} - validate
+    if not validate:
+        raise DatasetError(f"{root}: no participant to validate on; {_REMEDY}")
+    if learn is not None and not learn:
+        raise DatasetError(f"{root}: no participant to learn from; {_REMEDY}")
+    return learn, validate
+
+
+def _participants(values: Iterable[str] | None) -> set[str] | None:
+    if values is None:
+        return None
+    values = [values] if isinstance(values, str) else values
+    return {f"sub-{str(value).removeprefix('sub-')}" for value in values}
+
+
+def _labelled(
+    images: list[ImageRecord],
+    labels: dict[str, Path],
+    participants: set[str],
+    role: str,
+    real_labels: str | Path,
+) -> tuple[tuple[ImageRecord, Path], ...]:
+    mine = [image for image in images if image.participant in participants]
+    for image in mine:
+        if image.name not in labels:
+            _log.warning("%s: left out, it has no label map in %s", image.path, real_labels)
+    pairs = tuple((image, labels[image.name]) for image in mine if image.name in labels)
+    if not pairs:
+        raise DatasetError(
+            f"{real_labels}: has no label map of the {role} participants "
+            f"({', '.join(sorted(participants)) or 'none'}); add one, or choose other participants"
+        )
+    return pairs
+
+
+def _unlabelled(real_labels: str | Path, images: list[ImageRecord], desc: str | None) -> str:
+    wanted = desc or "manual"
+    entities = images[0].relative_path.rpartition("_")[0]
+    return (
+        f"{real_labels}: has no label map{f' with desc {desc}' if desc else ''} of any of the "
+        f"{len(images)} images; files such as {entities}_desc-{wanted}_dseg.nii.gz are expected"
+    )
+
+
+def _maps_to_synthesise(
+    folder: str | Path | None, desc: str | None, held_out: set[str]
+) -> tuple[ImageRecord, ...]:
+    if folder is None:
+        return ()
+    found = find_label_maps(folder, desc=desc)
+    maps = tuple(record for record in found if record.participant not in held_out)
+    if len(maps) < len(found):
+        _log.warning(
+            "%s: %d label map(s) of validation or test participants left out",
+            folder,
+            len(found) - len(maps),
+        )
+    if not maps:
+        raise DatasetError(
+            f"{folder}: all label maps are of validation or test participants; give others"
+        )
+    return maps
