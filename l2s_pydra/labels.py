@@ -166,6 +166,24 @@ class LabelScheme:
         """Name of each channel."""
         return tuple(label.name for label in self.labels)
 
+    @property
+    def opposite(self) -> tuple[int, ...]:
+        """Channel of the same structure on the other side of the body; itself if it has no sides.
+
+        >>> LabelScheme([Label(index=1, name="Left-Putamen"), Label(index=2, name="Stem"),
+        ...     Label(index=9, name="Right-Putamen")]).opposite
+        (0, 3, 2, 1)
+        """
+        where = {
+            (label.side_or_guess, _split_side(label.name)[1]): channel
+            for channel, label in enumerate(self.labels)
+        }
+        other = {"left": "right", "right": "left"}
+        return tuple(
+            where.get((other.get(label.side_or_guess, ""), _split_side(label.name)[1]), channel)
+            for channel, label in enumerate(self.labels)
+        )
+
     def channel(self, index: int) -> int:
         """Return the channel of an image value.
 

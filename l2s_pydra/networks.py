@@ -1,0 +1,183 @@
+"""The U-Net shared by the segmenter and the nonparametric augmentation."""
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigError, ShapeError
+
+__all__ = ["UNet", "fold", "unfold"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "gelu": nn.GELU, "relu": nn.ReLU}
+
+
+def fold(x: Tensor, factor: int) -> Tensor:
+    """Fold blocks of ``factor`` voxels per axis into channels (space to depth).
+
+    Parameters
+    ----------
+    x : (B, C, *S) tensor
+        Each of ``S`` a multiple of ``factor``.
+
+    Returns
+    -------
+    (B, C * factor**ndim, *S / factor) tensor
+
+    Examples
+    --------
+    >>> x = torch.arange(16.0).view(1, 1, 4, 4)
+    >>> fold(x, 2).shape
+    torch.Size([1, 4, 2, 2])
+    >>> bool((unfold(fold(x, 2), 2) == x).all())
+    True
+    """
+    if factor == 1:
+        return x
+    b, c, *size = x.shape
+    ndim = len(size)
+    split = [n for s in size for n in (s // factor, factor)]
+    x = x.reshape(b, c, *split)
+    order = [0, 1, *range(3, 3 + 2 * ndim, 2), *range(2, 2 + 2 * ndim, 2)]
+    return x.permute(order).reshape(b, c * factor**ndim, *(s // factor for s in size))
+
+
+def unfold(x: Tensor, factor: int) -> Tensor:
+    """Inverse of :func:`fold`: (B, C * factor**ndim, *S) to (B, C, *S * factor)."""
+    if factor == 1:
+        return x
+    b, c, *size = x.shape
+    ndim = len(size)
+    x = x.reshape(b, c // factor**ndim, *[factor] * ndim, *size)
+    order = [0, 1]
+    for axis in range(ndim):
+        order += [2 + ndim + axis, 2 + axis]
+    return x.permute(order).reshape(b, -1, *(s * factor for s in size))
+
+
+class UNet(nn.Module):
+    """U-Net with a configurable number of levels, width, activation and normalisation.
+
+    Convolutions are 3 wide, weights start as He et al. (ICCV 2015) and biases at zero.
+
+    Parameters
+    ----------
+    ndim : int
+        2 or 3.
+    in_channels, out_channels : int
+        Channels of input and output.
+    width : int
+        Channels of the first level, doubled at each level up to ``max_width``.
+    depth : int
+        Number of levels; the input's sides must be multiples of ``2**(depth - 1)``.
+    max_width : int, default=384
+        Upper bound of the channels.
+    convolutions : int, default=2
+        Convolutions per level and side.
+    activation : str, default="elu"
+        ``elu``, ``gelu`` or ``relu``.
+    norm : str, default="none"
+        ``none``, ``instance`` or ``group``.
+
+    Raises
+    ------
+    ConfigError
+        If the activation or the normalisation is unknown.
+
+    References
+    ----------
+    Ronneberger et al., U-Net, MICCAI 2015; Hu et al., Learn2Synth, ICCV 2025, section 4 (ELU, no
+    normalisation).
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        depth: int,
+        *,
+        max_width: int = 384,
+        convolutions: int = 2,
+        activation: str = "elu",
+        norm: str = "none",
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ConfigError(
+                f"unknown activation {activation!r}; available: {', '.join(_ACTIVATIONS)}"
+            )
+        self.ndim, self.depth = ndim, depth
+        widths = [min(width * 2**level, max_width) for level in range(depth)]
+        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
+        up = nn.ConvTranspose3d if ndim == 3 else nn.ConvTranspose2d
+        self.pool = nn.MaxPool3d(2) if ndim == 3 else nn.MaxPool2d(2)
+
+        def block(c_in: int, c_out: int) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for _ in range(convolutions):
+                layers += [
+                    conv(c_in, c_out, 3, padding=1),
+                    *_norm(norm, c_out, ndim),
+                    _ACTIVATIONS[activation](),
+                ]
+                c_in = c_out
+            return nn.Sequential(*layers)
+
+        self.down = nn.ModuleList(
+            block(c_in, c_out) for c_in, c_out in zip([in_channels, *widths], widths, strict=False)
+        )
+        levels = list(reversed(range(depth - 1)))
+        self.up = nn.ModuleList(up(widths[i + 1], widths[i], 2, stride=2) for i in levels)
+        self.merge = nn.ModuleList(block(2 * widths[i], widths[i]) for i in levels)
+        self.final = conv(widths[0], out_channels, 1)
+        self.apply(_initialise)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the input must be multiples of this."""
+        return int(2 ** (self.depth - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, *S) to (B, out_channels, *S).
+
+        Raises
+        ------
+        ShapeError
+            If a side of the input is no multiple of ``2**(depth - 1)``.
+        """
+        if any(side % self.multiple for side in x.shape[2:]):
+            raise ShapeError(
+                f"U-Net input {tuple(x.shape[2:])} must have sides that are multiples of "
+                f"{self.multiple}; pad it"
+            )
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else self.pool(x))
+            skips.append(x)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat([up(x), skips.pop()], dim=1))
+        return self.final(x)  # type: ignore[no-any-return]
+
+
+def _norm(name: str, channels: int, ndim: int) -> list[nn.Module]:
+    if name == "none":
+        return []
+    if name == "instance":
+        kind = nn.InstanceNorm3d if ndim == 3 else nn.InstanceNorm2d
+        return [kind(channels, affine=True)]
+    if name == "group":
+        return [nn.GroupNorm(min(8, channels), channels)]
+    raise ConfigError(f"unknown normalisation {name!r}; available: none, instance, group")
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        # Stride equals kernel: each output voxel sees one input voxel, so fan-in is C_in.
+        nn.init.normal_(module.weight, std=(1.0 / module.in_channels) ** 0.5)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,135 @@
+"""A trained model as a folder: weights, configuration, labels. No pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..config import LearnConfig
+from ..errors import L2SError, ModelError
+from ..labels import LabelScheme
+from .inference import predict_posteriors
+from .segmenter import Segmenter
+
+__all__ = ["Model"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Model:
+    """A segmenter with everything needed to use it."""
+
+    segmenter: Segmenter
+    """The network, weights loaded."""
+    scheme: LabelScheme
+    """Label of each channel."""
+    config: Mapping[str, Any]
+    """``learn`` (the :class:`LearnConfig` as a dict), ``segmentation``, ``name``, ``version``,
+    ``theta``, ``best_dice``, ``skull_stripped``."""
+    sha256: str = ""
+    """Checksum of the weights file."""
+
+    @property
+    def learn_config(self) -> LearnConfig:
+        """Settings the model was trained with."""
+        return LearnConfig.from_dict(self.config["learn"])
+
+    @property
+    def spacing_mm(self) -> float:
+        """Voxel size of the working grid, mm."""
+        return self.learn_config.spacing_mm
+
+    @property
+    def name(self) -> str:
+        """Name of the model, unique to its weights."""
+        return str(self.config["name"])
+
+    def save(self, folder: str | Path) -> str:
+        """Write ``weights.safetensors``, ``config.json`` and ``labels.tsv``; return the checksum."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.segmenter.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+        text = json.dumps(dict(self.config), indent=2, sort_keys=True) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+        self.scheme.write(folder / "labels.tsv")
+        return _sha256(folder / "weights.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Model":
+        """Load a model folder.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or broken, or the weights do not fit the configuration.
+        """
+        folder = Path(folder)
+        return cls.load_files(
+            folder / "weights.safetensors", folder / "config.json", folder / "labels.tsv"
+        )
+
+    @classmethod
+    def load_files(cls, weights: str | Path, config: str | Path, labels: str | Path) -> "Model":
+        """Load a model from its three files; see :meth:`load`."""
+        for path in (weights, config, labels):
+            if not Path(path).is_file():
+                raise ModelError(
+                    f"{path}: missing; a model folder holds weights.safetensors, config.json "
+                    "and labels.tsv: copy it whole, or learn the model again"
+                )
+        try:
+            values = json.loads(Path(config).read_text(encoding="utf-8"))
+            learn = LearnConfig.from_dict(values["learn"])
+            scheme = LabelScheme.read(labels)
+        except (L2SError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{config}: does not describe a model ({error}); learn the model again"
+            ) from error
+        segmenter = Segmenter(learn.segmenter, len(scheme))
+        try:
+            segmenter.load_state_dict(load_file(weights))
+        except (RuntimeError, SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{weights}: the weights do not fit {config} and {labels} ({reason}); "
+                "the files are of different models or damaged: copy the folder again"
+            ) from error
+        return cls(segmenter=segmenter, scheme=scheme, config=values, sha256=_sha256(weights))
+
+    def posteriors(
+        self, image: Tensor, *, device: torch.device | str = "cpu", flip: bool = True
+    ) -> Tensor:
+        """Posterior of each label on the working grid.
+
+        Parameters
+        ----------
+        image : (X, Y, Z) float tensor
+            Intensities on the working grid (:attr:`spacing_mm`, RAS); normalised here.
+        device : torch.device or str
+            Where to compute; the network is moved there.
+        flip : bool, default=True
+            Average with the prediction on the left-right mirror image.
+
+        Returns
+        -------
+        (K, X, Y, Z) float32 tensor on the CPU
+        """
+        return predict_posteriors(
+            self.segmenter.to(device),
+            image,
+            opposite=self.scheme.opposite if flip else None,
+            device=device,
+            precision=self.learn_config.training.precision,
+        )
+
+
+def _sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

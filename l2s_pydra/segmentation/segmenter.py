@@ -1,0 +1,72 @@
+"""The segmenter S_phi."""
+
+import torch
+from torch import Tensor, nn
+
+from ..config import SegmenterConfig
+from ..networks import UNet, fold, unfold
+
+__all__ = ["Segmenter"]
+
+
+class Segmenter(nn.Module):
+    """U-Net from a normalised image to class logits, in 2-D or 3-D.
+
+    Parameters
+    ----------
+    config : SegmenterConfig
+        The architecture.
+    n_classes : int
+        Number of classes ``K``, background included.
+
+    Examples
+    --------
+    >>> net = Segmenter(SegmenterConfig(ndim=2, width=4, depth=2, subvoxel=2), 3)
+    >>> net.multiple, net(torch.zeros(1, 1, 8, 12)).shape
+    (4, torch.Size([1, 3, 8, 12]))
+    """
+
+    def __init__(self, config: SegmenterConfig, n_classes: int) -> None:
+        super().__init__()
+        self.config, self.n_classes = config, n_classes
+        block = config.subvoxel**config.ndim
+        channels = 1 + (config.ndim if config.coordinates else 0)
+        self.unet = UNet(
+            config.ndim,
+            channels * block,
+            n_classes * block,
+            config.width,
+            config.depth,
+            max_width=config.max_width,
+            convolutions=config.convolutions,
+            activation=config.activation,
+            norm=config.norm,
+        )
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the input must be multiples of this."""
+        return self.unet.multiple * self.config.subvoxel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, 1, *S) in about [0, 1] to logits (B, K, *S).
+
+        Raises
+        ------
+        ShapeError
+            If a side is no multiple of :attr:`multiple`.
+        """
+        if self.config.coordinates:
+            x = torch.cat([x, _coordinates(x)], 1)
+        x = fold(x, self.config.subvoxel)
+        layout = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
+        return unfold(self.unet(x.contiguous(memory_format=layout)), self.config.subvoxel)
+
+
+def _coordinates(x: Tensor) -> Tensor:
+    """Voxel coordinates from the centre, in units of 100 voxels: (B, ndim, *S)."""
+    axes = [
+        (torch.arange(n, device=x.device, dtype=x.dtype) - (n - 1) / 2) / 100 for n in x.shape[2:]
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return grid.expand(x.shape[0], *grid.shape)

@@ -1,0 +1,125 @@
+"""Appearance: Gaussian mixture, pooling, gamma, bias field, slice thickness.
+
+Every function is differentiable in its image and works on batches in 2-D and 3-D.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name torch users know)
+from torch import Tensor
+
+from .deformation import along_axis
+
+__all__ = [
+    "gamma",
+    "mixture",
+    "pool",
+    "soft_labels",
+    "thick_slices",
+    "thickness_matrix",
+]
+
+_OFFSET = 1e-2
+
+
+def mixture(groups: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
+    """Gaussian mixture over label groups (Billot et al. 2023, equation 3).
+
+    Parameters
+    ----------
+    groups : (*S,) integer tensor
+        Group of each voxel; group 0 is outside and stays at its mean, normally 0.
+    means, stds : (G,) tensors
+    noise : (*S,) tensor
+        Standard normal.
+
+    Returns
+    -------
+    (*S,) tensor
+    """
+    flat = groups.reshape(-1).to(torch.int32)
+    mean, std = means.index_select(0, flat), stds.index_select(0, flat)
+    return torch.addcmul(mean, std, noise.reshape(-1)).view(groups.shape)
+
+
+def pool(fine: Tensor, factor: int) -> Tensor:
+    """Average blocks of ``factor`` voxels per axis: (B, C, *F) to (B, C, *F / factor)."""
+    if factor == 1:
+        return fine
+    return F.avg_pool3d(fine, factor) if fine.ndim == 5 else F.avg_pool2d(fine, factor)
+
+
+def soft_labels(channels: Tensor, count: int, factor: int) -> Tensor:
+    """Share of each class in every block of ``factor`` voxels per axis.
+
+    Parameters
+    ----------
+    channels : (*F,) integer tensor
+        Class of each fine voxel.
+    count : int
+        Number of classes ``K``.
+    factor : int
+        Voxels per block and axis.
+
+    Returns
+    -------
+    (K, *F / factor) float tensor
+        Sums to one over ``K``.
+    """
+    shape = [n // factor for n in channels.shape]
+    split = [n for s in shape for n in (s, factor)]
+    ndim = len(shape)
+    order = [*range(1, 2 * ndim, 2), *range(0, 2 * ndim, 2)]
+    blocks = channels.reshape(split).permute(order).reshape(factor**ndim, 1, -1).long()
+    soft = torch.zeros(count, blocks.shape[-1], device=channels.device)
+    share = torch.full(blocks[0].shape, 1 / factor**ndim, device=channels.device)
+    for block in blocks:
+        soft.scatter_add_(0, block, share)
+    return soft.view(count, *shape)
+
+
+def gamma(x: Tensor, exponents: Sequence[float]) -> Tensor:
+    """Raise images of about [0, 1] to a power, one per image; 0 stays 0.
+
+    A small offset keeps the slope at 0 finite.
+    """
+    if all(g == 1 for g in exponents):
+        return x
+    g = torch.tensor(exponents, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
+    return (x.clamp_min(0) + _OFFSET).pow(g) - _OFFSET**g
+
+
+def thickness_matrix(n: int, thickness: float, device: torch.device | None = None) -> Tensor:
+    """Blur along an axis to a slice thickness, sample one slice per thickness, interpolate back.
+
+    Parameters
+    ----------
+    n : int
+        Voxels along the axis.
+    thickness : float
+        Slice thickness in voxels, at least 1.
+
+    Returns
+    -------
+    (n, n) tensor
+        Rows sum to one. Slice profile: Gaussian with the thickness as full width at half maximum
+        (Billot et al. 2023, section 3.2: attenuation at the new Nyquist frequency).
+    """
+    if thickness <= 1:
+        return torch.eye(n, device=device)
+    x = torch.arange(n, dtype=torch.float32, device=device)
+    slices = max(2, round(n / thickness))
+    centers = torch.linspace(0, n - 1, slices, device=device)
+    sigma = thickness / 2.355
+    profile = torch.exp(-0.5 * ((centers[:, None] - x[None]) / sigma) ** 2)
+    profile = profile / profile.sum(1, keepdim=True)
+    position = x * (slices - 1) / max(n - 1, 1)
+    hat = (1 - (position[:, None] - torch.arange(slices, device=device)[None]).abs()).clamp_min(0)
+    return hat @ profile
+
+
+def thick_slices(x: Tensor, axis: int, thickness: float) -> Tensor:
+    """Apply :func:`thickness_matrix` along one spatial axis of (B, C, *S)."""
+    matrix = thickness_matrix(x.shape[axis + 2], thickness, x.device).to(x.dtype)
+    return along_axis(matrix, x, axis + 2)
