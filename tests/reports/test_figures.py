@@ -6,7 +6,8 @@ from matplotlib.image import imread
 
 from l2s_pydra.errors import ShapeError
 from l2s_pydra.labels import Label, LabelScheme
-from l2s_pydra.reports.figures import display_slice, overlay_mosaic
+from l2s_pydra.reports.figures import SampleImage, overlay_mosaic, sample_mosaic
+from l2s_pydra.reports.slices import display_slice
 
 SHAPE = (10, 12, 14)
 CORNERS = {
@@ -162,3 +163,39 @@ def test_grids_must_agree(tmp_path):
             tmp_path / "a.png",
             affine=np.eye(4),
         )
+
+
+def test_sample_mosaic_takes_images_of_several_sizes(tmp_path):
+    rng = np.random.default_rng(2)
+    scheme = LabelScheme([Label(index=1, name="one"), Label(index=2, name="two")])
+    samples = [
+        SampleImage(title, rng.normal(size=shape), rng.integers(0, 3, shape))
+        for title, shape in [
+            ("synthetic", (8, 9, 7)),
+            ("synthetic", (8, 9, 7)),
+            ("real", (6, 9, 8)),
+        ]
+    ]
+    path = sample_mosaic(samples, scheme, tmp_path / "samples.png", width_px=300)
+    height, width = imread(path).shape[:2]
+    assert 280 <= width <= 310
+    assert height > width
+
+
+def test_sample_mosaic_of_slices_shows_their_plane(tmp_path):
+    labels = np.ones((16, 20, 1), dtype=np.int16)
+    scheme = LabelScheme([Label(index=1, name="one")])
+    path = sample_mosaic(
+        [SampleImage("real", labels.astype(float), labels)],
+        scheme,
+        tmp_path / "s.png",
+        width_px=200,
+    )
+    height, width = imread(path).shape[:2]
+    assert height / width == pytest.approx(2 * 20 / 16, rel=0.35)
+
+
+def test_no_sample_is_said(tmp_path):
+    scheme = LabelScheme([Label(index=1, name="one")])
+    with pytest.raises(ShapeError, match="no sample to draw"):
+        sample_mosaic([], scheme, tmp_path / "s.png")
