@@ -1,0 +1,177 @@
+"""Derivative data sets: where each file goes, what describes the whole, how it gets there."""
+
+import filecmp
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import attrs
+
+from ..errors import DatasetError
+from .entities import join_entities
+
+__all__ = [
+    "Published",
+    "dataset_path",
+    "derivative_path",
+    "publish",
+    "write_json",
+    "write_text",
+]
+
+
+class ImageRow(Protocol):
+    """A row of :data:`l2s_pydra.steps.outputs.IMAGE_OUTPUTS`."""
+
+    @property
+    def suffix(self) -> str: ...
+    @property
+    def extension(self) -> str: ...
+    @property
+    def folder(self) -> str: ...
+    @property
+    def segmented(self) -> bool: ...
+    @property
+    def entities(self) -> Mapping[str, str]: ...
+
+
+class DatasetRow(Protocol):
+    """A row of :data:`l2s_pydra.steps.outputs.DATASET_OUTPUTS`."""
+
+    @property
+    def path(self) -> str: ...
+
+
+def derivative_path(
+    entities: Mapping[str, str], row: ImageRow, *, segmentation: str
+) -> PurePosixPath:
+    """Path of an output of an image, below the root of the derivative.
+
+    The entities of the image are kept whole; its suffix becomes ``desc``, so that outputs of
+    several contrasts of one session do not collide (BIDS Derivatives, "Common data types").
+
+    Parameters
+    ----------
+    entities : mapping
+        Entities and ``suffix`` of the image (:attr:`ImageRecord.entities`).
+    row : ImageOutput
+        Row of the table of outputs.
+    segmentation : str
+        ``seg`` entity, which names the set of labels.
+
+    Raises
+    ------
+    DatasetError
+        If a value is not alphanumeric.
+
+    Examples
+    --------
+    >>> from l2s_pydra.steps.outputs import IMAGE_OUTPUTS
+    >>> image = {"subject": "01", "session": "a", "run": "2", "suffix": "T1w"}
+    >>> str(derivative_path(image, IMAGE_OUTPUTS["dseg"], segmentation="common"))
+    'sub-01/ses-a/anat/sub-01_ses-a_run-2_seg-common_desc-T1w_dseg.nii.gz'
+    """
+    source = {name: value for name, value in entities.items() if name != "suffix"}
+    named = {**source, "desc": source.get("desc", "") + entities["suffix"], **row.entities}
+    if row.segmented:
+        named["segmentation"] = segmentation
+    place = {"subject": source["subject"]}
+    if row.folder == "anat" and "session" in source:
+        place["session"] = source["session"]
+    folder = PurePosixPath(*join_entities(place).split("_"), row.folder)
+    return folder / f"{join_entities(named)}_{row.suffix}{row.extension}"
+
+
+def dataset_path(row: DatasetRow, **fields: str) -> PurePosixPath:
+    """Path of an output that belongs to no single image, below the root of the derivative.
+
+    Parameters
+    ----------
+    row : DatasetOutput
+        Row of the table of outputs.
+    **fields : str
+        Values of the fields in the row's path.
+
+    Examples
+    --------
+    >>> from l2s_pydra.steps.outputs import DATASET_OUTPUTS
+    >>> str(dataset_path(DATASET_OUTPUTS["participant_page"], participant="sub-01"))
+    'sub-01.html'
+    """
+    return PurePosixPath(row.path.format(**fields))
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 file atomically, with its folders; a reader sees the old or the new one."""
+    path = Path(path)
+    return _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
+    """Write JSON atomically, keys in the order given."""
+    return write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """What :func:`publish` did; paths are in the output folder, sorted."""
+
+    written: tuple[Path, ...]
+    """Files that were missing or different."""
+    unchanged: tuple[Path, ...]
+    """Files that were there with the same content."""
+
+
+def publish(stage_dir: str | Path, output_dir: str | Path) -> Published:
+    """Copy a staged tree into the output folder.
+
+    Each file appears at once: it is copied beside its place under a hidden name, then renamed. A
+    file with the same content stays untouched, one that was deleted comes back, and files that
+    are not staged stay.
+
+    Parameters
+    ----------
+    stage_dir, output_dir : path
+        Roots of the staged and of the published tree.
+
+    Raises
+    ------
+    DatasetError
+        If ``stage_dir`` does not exist or a file cannot be written.
+    """
+    stage, output = Path(stage_dir), Path(output_dir)
+    if not stage.is_dir():
+        raise DatasetError(f"{stage}: nothing to publish, the folder does not exist")
+    written, unchanged = [], []
+    for source in sorted(path for path in stage.rglob("*") if path.is_file()):
+        target = output / source.relative_to(stage)
+        try:
+            if target.is_file() and filecmp.cmp(source, target, shallow=False):
+                unchanged.append(target)
+            else:
+                written.append(_copy(source, target))
+        except OSError as error:
+            raise DatasetError(
+                f"{target}: cannot be written ({error.strerror or error}); "
+                "check permissions and free space, then run again"
+            ) from error
+    return Published(written=tuple(written), unchanged=tuple(unchanged))
+
+
+def _copy(source: Path, target: Path) -> Path:
+    return _replace(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` make a hidden file beside ``path``, then give it that name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
