@@ -1,0 +1,252 @@
+"""What an output was made from, by what, and with which settings.
+
+Nothing here names a user, a computer or a folder outside the data sets.
+"""
+
+import json
+import math
+import platform
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path, PurePath
+from typing import Any
+
+from .. import __version__
+from ..errors import DatasetError
+
+__all__ = ["model_uri", "new_run_id", "run_record", "scrub", "sidecar", "to_toml", "versions"]
+
+_PACKAGES = ("torch", "pydra", "nipype", "pybids", "nibabel", "numpy")
+_COLUMNS = {
+    "index": {"Description": "Value of the label in the segmentation"},
+    "name": {"Description": "Name of the structure"},
+    "volume-mm3": {
+        "Description": "Number of voxels of the label times the volume of a voxel",
+        "Units": "mm^3",
+    },
+}
+
+
+def sidecar(
+    kind: str,
+    *,
+    source: str,
+    entities: Mapping[str, str],
+    model: Mapping[str, Any],
+    dseg: str | None = None,
+    labels: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Contents of the JSON beside an output.
+
+    Parameters
+    ----------
+    kind : {"dseg", "probseg", "mask", "morph"}
+        As in the column ``sidecar`` of the table of outputs.
+    source : str
+        Path of the image below the root of the raw data set, with ``/``.
+    entities : mapping
+        Entities and ``suffix`` of the image.
+    model : mapping
+        ``name``, ``version`` and ``sha256`` of the model.
+    dseg : str, optional
+        Path of the segmentation below the root of the derivative; for ``morph``.
+    labels : sequence of str
+        Names of the labels in the order of the volumes; for ``probseg``.
+
+    Raises
+    ------
+    DatasetError
+        If the kind is unknown.
+    """
+    image = f"bids:raw:{source}"
+    description = {
+        "dseg": f"Discrete segmentation of the {entities['suffix']} image",
+        "probseg": f"Posterior probability of each label in the {entities['suffix']} image",
+        "mask": f"All labels but the background in the {entities['suffix']} image",
+        "morph": f"Volume of each label in the {entities['suffix']} image",
+    }
+    if kind not in description:
+        raise DatasetError(
+            f"sidecar {kind!r} is unknown; available: {', '.join(map(repr, description))}"
+        )
+    if kind == "morph":
+        sources = [f"bids::{dseg}"] if dseg else [image]
+        return {"Description": description[kind], "Sources": sources, **_COLUMNS}
+    values: dict[str, Any] = {
+        "Description": description[kind],
+        "Sources": [image, model_uri(model)],
+        "SpatialReference": image,
+        "Manual": False,
+        "ModelName": str(model["name"]),
+        "ModelVersion": str(model.get("version", "n/a")),
+        "ModelSHA256": str(model["sha256"]),
+        "SoftwareVersion": __version__,
+    }
+    if "res" in entities:  # REQUIRED with res (BIDS Derivatives, "Common data types")
+        values["Resolution"] = "that of the source image"
+    if kind == "probseg":
+        values["LabelMap"] = list(labels)
+    if kind == "mask":
+        values["Type"] = "Brain"
+    return values
+
+
+def model_uri(model: Mapping[str, Any]) -> str:
+    """BIDS URI of the weights.
+
+    >>> model_uri({"name": "learn2synth1a2b3c4d"})
+    'bids:models:model-learn2synth1a2b3c4d/weights.safetensors'
+    """
+    return f"bids:models:model-{model['name']}/weights.safetensors"
+
+
+def new_run_id() -> str:
+    """Time (UTC) and a random UUID, which names the folder of a run's log."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid.uuid4()}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that decides results, without importing it."""
+    found = {"l2s_pydra": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def run_record(
+    *,
+    run: str,
+    command: Sequence[str],
+    settings: Mapping[str, Any],
+    seed: int | None = None,
+    model: Mapping[str, Any] | None = None,
+    places: Mapping[str, str | Path] | None = None,
+) -> dict[str, Any]:
+    """Describe a run, for ``l2s_pydra.toml``.
+
+    Parameters
+    ----------
+    run : str
+        Identifier of the run (:func:`new_run_id`).
+    command : sequence of str
+        Command line, program first.
+    settings : mapping
+        Everything that was decided: options, configuration.
+    seed : int, optional
+        Seed of everything random; None if nothing is.
+    model : mapping, optional
+        ``name``, ``version`` and ``sha256`` of the model that was used.
+    places : mapping, optional
+        Folders by the name that stands for them in the record, such as ``bids_dir``.
+
+    Returns
+    -------
+    dict
+        Plain values; paths outside ``places`` are reduced to their last part.
+    """
+    program, *arguments = command or ["l2s-pydra"]
+    record: dict[str, Any] = {
+        "run": {"id": run, "system": platform.system(), "seed": seed},
+        "software": versions(),
+        "command": {"line": [PurePath(program).name, *scrub(arguments, places or {})]},
+    }
+    if model is not None:
+        record["model"] = {key: model.get(key) for key in ("name", "version", "sha256")}
+    return record | {"settings": scrub(settings, places or {})}
+
+
+def scrub(value: Any, places: Mapping[str, str | Path]) -> Any:
+    """Replace absolute paths, and paths through a home folder, by what says nothing of the computer.
+
+    Parameters
+    ----------
+    value : plain values, paths, and mappings and sequences of them
+        What to clean.
+    places : mapping
+        Folders by name; a path inside becomes ``<name>/rest``. Other paths keep their last part.
+
+    Examples
+    --------
+    >>> scrub(["/data/ds/sub-01", "--model=/home/someone/m", "4"], {"bids_dir": "/data/ds"})
+    ['<bids_dir>/sub-01', '--model=m', '4']
+    """
+    if isinstance(value, Mapping):
+        return {str(key): scrub(item, places) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [scrub(item, places) for item in value]
+    if isinstance(value, PurePath):
+        return _scrub_path(str(value), places)
+    if isinstance(value, str):
+        option, equals, rest = value.rpartition("=")
+        return option + equals + _scrub_path(rest, places)
+    return value
+
+
+def _scrub_path(text: str, places: Mapping[str, str | Path]) -> str:
+    path = PurePath(text)
+    if not (path.is_absolute() or {"home", "Users"} & set(path.parts[:-1])):
+        return text
+    inside = [
+        (len(PurePath(folder).parts), f"<{name}>", path.relative_to(folder))
+        for name, folder in places.items()
+        if path.is_relative_to(folder)
+    ]
+    if not inside:
+        return path.name
+    _, name, rest = max(inside)
+    return name if rest == PurePath() else f"{name}/{rest.as_posix()}"
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Write nested mappings of plain values as TOML; None is left out.
+
+    Examples
+    --------
+    >>> print(to_toml({"run": {"id": "x", "seed": 0, "note": None}}), end="")
+    [run]
+    id = "x"
+    seed = 0
+    """
+    return "\n".join(_table(values, ())).lstrip("\n") + "\n"
+
+
+def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    plain = {key: v for key, v in values.items() if key not in tables and v is not None}
+    lines = ["", f"[{'.'.join(map(_key, path))}]"] if path and (plain or not tables) else []
+    lines += [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    for key, table in tables.items():
+        lines += _table(table, (*path, key))
+    return lines
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _string(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else f"{value:f}"
+    if isinstance(value, Mapping):
+        pairs = (f"{_key(str(k))} = {_value(v)}" for k, v in value.items() if v is not None)
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value if item is not None) + "]"
+    return _string(str(value))
+
+
+def _string(text: str) -> str:
+    # JSON's escapes are TOML's, except that TOML wants DEL escaped as well (TOML 1.0, "String").
+    # Bytes of a file name that are no UTF-8 arrive as lone surrogates, which no file can hold.
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    return json.dumps(valid, ensure_ascii=False).replace("\x7f", "\\u007f")
