@@ -1,0 +1,577 @@
+"""To the working grid and back, in one object.
+
+Where the axes of source and working grid are parallel (after permutation and flips), interpolation
+along each axis is one small matrix, and a volume is resampled by three matrix products. Oblique
+sources go through trilinear sampling point by point. On the way back the source is visited in
+blocks, and only labels that can win somewhere in a block are looked at there, so that time and
+memory hardly grow with the number of labels.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ImageError, ShapeError
+from .volume import Volume
+
+__all__ = ["Conform"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Shape = tuple[int, int, int]
+
+_BLOCK = 48
+_SLAB_VOXELS = 2**20
+_MAX_VOXELS = 2**30
+_ALIGNED_VOXELS = 0.01
+"""Axes are parallel if they part by less than this over the whole field of view."""
+_SNAP_VOXELS = 1e-3
+"""Coordinates this near a voxel centre are taken as the centre: affines are stored as float32."""
+_EDGE_VOXELS = 0.5 + 1e-3
+"""A voxel reaches half a voxel beyond its centre."""
+
+
+def _shape(value: Any) -> Shape:
+    x, y, z = (int(n) for n in value)
+    return x, y, z
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Conform:
+    """Resampling between the grid of a source volume and a working grid.
+
+    The working grid is isotropic, its axes point right, anterior and superior. Where the source is
+    a single slice, the working grid lies in the plane of that slice, the slice axis comes last,
+    and the in-plane axes are in the order and direction nearest to RAS.
+
+    Examples
+    --------
+    >>> from l2s_pydra.images.volume import Volume
+    >>> data = np.zeros((4, 6, 8), dtype=np.float32)
+    >>> volume = Volume(data=data, affine=np.diag([-1.0, 1, 1, 1]), header=None, path="x.nii")
+    >>> conform = Conform.to_grid(volume, 2.0)
+    >>> conform.shape, conform.affine[:3, 3].tolist()
+    ((2, 3, 4), [-2.5, 0.5, 0.5])
+    """
+
+    affine: npt.NDArray[np.float64]
+    """(4, 4), voxels of the working grid to RAS+ mm."""
+    shape: Shape = attrs.field(converter=_shape)
+    """Voxels of the working grid."""
+    source_affine: npt.NDArray[np.float64]
+    """(4, 4), voxels of the source to RAS+ mm."""
+    source_shape: Shape = attrs.field(converter=_shape)
+    """Voxels of the source."""
+    oversampling: int = 1
+    """Voxels of the fine grid per voxel of the working grid and axis."""
+
+    @classmethod
+    def to_grid(
+        cls,
+        volume: Volume,
+        spacing_mm: float,
+        *,
+        oversampling: int = 1,
+        shape: tuple[int, int, int] | None = None,
+        center_mm: tuple[float, float, float] | None = None,
+    ) -> "Conform":
+        """Lay the working grid over a volume.
+
+        Parameters
+        ----------
+        volume : Volume
+            The source.
+        spacing_mm : float
+            Voxel size of the working grid.
+        oversampling : int, default=1
+            Label maps are brought to a grid this many times finer, whose voxels tile those of the
+            working grid. A single slice is not divided across.
+        shape : 3 ints, optional
+            Voxels of the working grid; by default as many as cover the source's field of view.
+        center_mm : 3 floats, optional
+            Centre of the working grid, RAS+ mm; by default that of the source's field of view.
+
+        Raises
+        ------
+        ImageError
+            If the grid would be larger than memory allows for.
+        """
+        frame = _frame(volume)
+        extent = np.abs(np.linalg.solve(frame, volume.affine[:3, :3])) @ np.array(volume.shape)
+        spacing = np.full(3, float(spacing_mm))
+        flat = 1 in volume.shape
+        if flat:
+            spacing[2] = extent[2]
+        if shape is None:
+            # An extent of a whole number of voxels must not round up
+            shape = _shape(np.maximum(np.ceil(extent / spacing - 1e-3), 1))
+        elif flat:
+            shape = (shape[0], shape[1], 1)
+        if np.prod(np.array(shape) * oversampling, dtype=np.float64) > _MAX_VOXELS:
+            raise ImageError(
+                f"{volume.path}: a grid of {spacing_mm:g} mm over its field of view has "
+                f"{' x '.join(map(str, shape))} voxels; crop the image or check its voxel size"
+            )
+        center = _center(volume) if center_mm is None else np.array(center_mm, dtype=np.float64)
+        affine = np.eye(4)
+        affine[:3, :3] = frame * spacing
+        affine[:3, 3] = center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+        return cls(
+            affine=affine,
+            shape=shape,
+            source_affine=volume.affine,
+            source_shape=volume.shape,
+            oversampling=oversampling,
+        )
+
+    @property
+    def fine_shape(self) -> Shape:
+        """Voxels of the fine grid."""
+        return _shape(np.array(self.shape) * self._divisions)
+
+    @property
+    def fine_affine(self) -> npt.NDArray[np.float64]:
+        """(4, 4), voxels of the fine grid to RAS+ mm."""
+        to_working = np.diag([*(1 / self._divisions), 1.0])
+        to_working[:3, 3] = (1 / self._divisions - 1) / 2
+        fine: npt.NDArray[np.float64] = self.affine @ to_working
+        return fine
+
+    @property
+    def _divisions(self) -> npt.NDArray[np.float64]:
+        across = 1 if 1 in self.source_shape else self.oversampling
+        return np.array([self.oversampling, self.oversampling, across], dtype=np.float64)
+
+    def image(self, volume: Volume | Array) -> Floats:
+        r"""Bring an image to the working grid, by linear interpolation.
+
+        Along axes that become coarser a Gaussian comes first, whose width makes up for the
+        difference of the voxels' point spread.
+
+        Parameters
+        ----------
+        volume : Volume or (\*source_shape) array
+
+        Returns
+        -------
+        (\*shape) float32 array
+            0 outside the source's field of view.
+
+        References
+        ----------
+        Cardoso et al., Scale factor point spread function matching: beyond aliasing in image
+        resampling, MICCAI 2015.
+        """
+        data = self._checked(volume, self.source_shape, "source").astype(np.float32, copy=False)
+        to_source = np.linalg.solve(self.source_affine, self.affine)
+        ratio = np.linalg.norm(self.affine[:3, 0]) / np.linalg.norm(
+            self.source_affine[:3, :3], axis=0
+        )
+        smooth = [_gaussian(n, r) for n, r in zip(self.source_shape, ratio, strict=True)]
+        parallel = _parallel(to_source, self.shape)
+        if parallel is None:
+            return _oblique_image(_along_axes(data, smooth), to_source, self.shape)
+        axes, coordinates = parallel
+        matrices = [
+            _linear(coordinates[work], self.source_shape[axis]) @ smooth[axis]
+            for work, axis in enumerate(axes)
+        ]
+        image: Floats = np.ascontiguousarray(_along_axes(data.transpose(axes), matrices))
+        return image
+
+    def labels(self, labels: Volume | Array) -> Array:
+        r"""Bring a label map to the fine grid (the working grid, unless oversampled).
+
+        Parameters
+        ----------
+        labels : Volume or (\*source_shape) integer array
+
+        Returns
+        -------
+        (\*fine_shape) array of the same type
+            Value of the nearest source voxel; 0 outside the source's field of view.
+        """
+        data = self._checked(labels, self.source_shape, "source")
+        return _nearest(
+            data, np.linalg.solve(self.source_affine, self.fine_affine), self.fine_shape
+        )
+
+    def posterior_to_source(self, posterior: Any) -> npt.NDArray[np.int16]:
+        r"""Bring label posteriors back to the source grid and take the most probable label.
+
+        Each label's posterior is interpolated linearly, and the labels compete for each source
+        voxel; no more than one block of the source is ever held per label.
+
+        Parameters
+        ----------
+        posterior : (K, \*shape) float array or tensor
+            Not negative.
+
+        Returns
+        -------
+        (\*source_shape) int16 array
+            Winning label, the first of equals; 0 outside the working grid.
+        """
+        stack = self._stack(posterior)
+        winners = np.zeros(self.source_shape, dtype=np.int16)
+        for block in self._blocks():
+            contenders = _contenders(block.crop(stack))
+            if len(contenders) == 1:
+                winners[block.region] = np.where(block.inside(), contenders[0], 0)
+                continue
+            frames = block.interpolate(stack, contenders)
+            best = next(frames)
+            winner = np.full(best.shape, contenders[0], dtype=np.int16)
+            for label, frame in zip(contenders[1:], frames, strict=True):
+                winner[frame > best] = label
+                np.maximum(best, frame, out=best)
+            winners[block.region] = np.where(block.inside(), winner, 0)
+        return winners
+
+    def float_to_source(self, array: Any) -> Floats:
+        r"""Bring an image from the working grid back to the source grid, linearly.
+
+        Parameters
+        ----------
+        array : (\*shape) float array or tensor
+
+        Returns
+        -------
+        (\*source_shape) float32 array
+            0 outside the working grid.
+        """
+        stack = self._stack(array[None])
+        image = np.zeros(self.source_shape, dtype=np.float32)
+        for block in self._blocks():
+            (frame,) = block.interpolate(stack, [0])
+            image[block.region] = np.where(block.inside(), frame, 0)
+        return image
+
+    def _checked(self, volume: Volume | Array, shape: Shape, name: str) -> Array:
+        data = volume.data if isinstance(volume, Volume) else np.asarray(volume)
+        if data.shape != shape:
+            raise ShapeError(f"array of shape {data.shape} is not on the {name} grid {shape}")
+        return data
+
+    def _stack(self, posterior: Any) -> Floats:
+        if hasattr(posterior, "detach"):
+            posterior = posterior.detach().float().cpu().numpy()
+        stack: Floats = np.asarray(posterior, dtype=np.float32)
+        if stack.shape[1:] != self.shape or not len(stack):
+            raise ShapeError(
+                f"array of shape {stack.shape[1:]} is not on the working grid {self.shape}"
+            )
+        return stack
+
+    def _blocks(self) -> Iterator["_ParallelBlock | _ObliqueBlock"]:
+        to_work = np.linalg.solve(self.affine, self.source_affine)
+        parallel = _parallel(to_work, self.source_shape)
+        steps = (range(0, n, _BLOCK) for n in self.source_shape)
+        for starts in itertools.product(*steps):
+            ranges = [
+                (start, min(start + _BLOCK, n))
+                for start, n in zip(starts, self.source_shape, strict=True)
+            ]
+            if parallel is None:
+                yield _ObliqueBlock(ranges, to_work, self.shape)
+            else:
+                yield _ParallelBlock(ranges, *parallel, self.shape)
+
+
+class _ParallelBlock:
+    """A block of the source whose axes are parallel to those of the working grid."""
+
+    def __init__(
+        self, ranges: list[tuple[int, int]], axes: list[int], coordinates: list[Array], shape: Shape
+    ) -> None:
+        self.region = tuple(slice(*r) for r in ranges)
+        self._axes = axes
+        points = [c[region] for c, region in zip(coordinates, self.region, strict=True)]
+        sizes = [shape[axis] for axis in axes]
+        self._inside = [_within(p, n) for p, n in zip(points, sizes, strict=True)]
+        matrices = [_linear(p, n, beyond="edge") for p, n in zip(points, sizes, strict=True)]
+        used = [_span(p, n) for p, n in zip(points, sizes, strict=True)]
+        self._matrices = [m[:, u] for m, u in zip(matrices, used, strict=True)]
+        crop = [slice(None)] * 3
+        for axis, span in zip(axes, used, strict=True):
+            crop[axis] = span
+        self._crop = (slice(None), *crop)
+
+    def crop(self, stack: Floats) -> Floats:
+        """Part of the working grid that the block depends on."""
+        return stack[self._crop]
+
+    def inside(self) -> Array:
+        """Which voxels of the block lie in the working grid."""
+        return _box(*self._inside)
+
+    def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
+        part = self.crop(stack)
+        for label in labels:
+            yield _along_axes(part[label].transpose(self._axes), self._matrices)
+
+
+class _ObliqueBlock:
+    """A block of the source at any angle to the working grid."""
+
+    def __init__(self, ranges: list[tuple[int, int]], to_work: Array, shape: Shape) -> None:
+        self.region = tuple(slice(*r) for r in ranges)
+        self._ranges = ranges
+        self._to_work = to_work
+        self._shape = shape
+        corners = np.array(list(itertools.product(*((a, b - 1) for a, b in ranges)))).T
+        points = to_work[:3, :3] @ corners + to_work[:3, 3:]
+        spans = [_span(p, n) for p, n in zip(points, shape, strict=True)]
+        self._crop = (slice(None), *spans)
+        self._cropped_to_work = to_work.copy()
+        self._cropped_to_work[:3, 3] -= [span.start for span in spans]
+
+    def crop(self, stack: Floats) -> Floats:
+        """Part of the working grid that the block depends on."""
+        return stack[self._crop]
+
+    def inside(self) -> Array:
+        """Which voxels of the block lie in the working grid."""
+        points = _points(self._to_work, self._ranges)
+        inside = [_within(p, n) for p, n in zip(points, self._shape, strict=True)]
+        return inside[0] & inside[1] & inside[2]
+
+    def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
+        part = np.ascontiguousarray(self.crop(stack)[labels])
+        yield from _sample(part, self._cropped_to_work, self._ranges, beyond="edge")
+
+
+def _frame(volume: Volume) -> npt.NDArray[np.float64]:
+    """(3, 3) directions of the working grid's axes, one per column."""
+    if 1 not in volume.shape:
+        return np.eye(3)
+    directions = volume.affine[:3, :3] / volume.spacing_mm
+    across = volume.shape.index(1)
+    plane = [axis for axis in range(3) if axis != across]
+    # In-plane axes in the order and direction nearest to RAS; the slice axis last
+    first, second = (np.abs(directions[:, axis]) for axis in plane)
+    if np.argmax(second) < np.argmax(first):
+        plane.reverse()
+    frame: npt.NDArray[np.float64] = directions[:, [*plane, across]]
+    nearest = np.abs(frame).argmax(axis=0)
+    frame = frame * np.sign(frame[nearest, range(3)])
+    return frame
+
+
+def _center(volume: Volume) -> npt.NDArray[np.float64]:
+    middle = (np.array(volume.shape) - 1) / 2
+    center: npt.NDArray[np.float64] = volume.affine[:3, :3] @ middle + volume.affine[:3, 3]
+    return center
+
+
+def _parallel(to_other: Array, shape: Shape) -> tuple[list[int], list[Array]] | None:
+    """Match the axes of a grid with those of another.
+
+    Parameters
+    ----------
+    to_other : (4, 4) array
+        Voxels of this grid to voxels of the other.
+    shape : 3 ints
+        Voxels of this grid.
+
+    Returns
+    -------
+    (list of 3 ints, list of 3 arrays) or None
+        The other grid's axis that runs along each axis of this grid, and the coordinate along it
+        of each voxel; None if some axes are not parallel.
+    """
+    linear = to_other[:3, :3]
+    axes = [int(axis) for axis in np.abs(linear).argmax(axis=0)]
+    if sorted(axes) != [0, 1, 2]:
+        return None
+    rest = linear.copy()
+    rest[axes, range(3)] = 0
+    middle = (np.array(shape) - 1) / 2
+    if (np.abs(rest) @ middle).max() > _ALIGNED_VOXELS:
+        return None
+    center = linear @ middle + to_other[:3, 3]
+    coordinates = []
+    for axis, other in enumerate(axes):
+        points = center[other] + linear[other, axis] * (np.arange(shape[axis]) - middle[axis])
+        coordinates.append(_snapped(points))
+    return axes, coordinates
+
+
+def _snapped(points: Array) -> Array:
+    whole = np.rint(points)
+    return np.where(np.abs(points - whole) < _SNAP_VOXELS, whole, points)
+
+
+def _within(points: Array, size: int) -> Array:
+    """Whether each coordinate lies in a voxel of an axis of this size."""
+    inside: Array = (points >= -_EDGE_VOXELS) & (points <= size - 1 + _EDGE_VOXELS)
+    return inside
+
+
+def _box(x: Array, y: Array, z: Array) -> Array:
+    """(X, Y, Z) truth of three (X,), (Y,) and (Z,) conditions at once."""
+    box: Array = x[:, None, None] & y[None, :, None] & z[None, None, :]
+    return box
+
+
+def _span(points: Array, size: int) -> slice:
+    """Voxels along an axis that interpolation at these coordinates touches."""
+    low = int(np.clip(np.floor(points.min()), 0, size - 1))
+    high = int(np.clip(np.floor(points.max()) + 1, 0, size - 1))
+    return slice(low, high + 1)
+
+
+def _linear(points: Array, size: int, beyond: str = "zero") -> Floats:
+    """Matrix of linear interpolation along an axis.
+
+    Parameters
+    ----------
+    points : (N,) array
+        Coordinates, voxels.
+    size : int
+        Voxels along the axis.
+    beyond : {"zero", "edge"}
+        Value outside the axis' voxels; within the outer halves of its end voxels, and with "edge"
+        everywhere, it is that of the end voxel.
+
+    Returns
+    -------
+    (N, size) float32 array
+    """
+    clamped = np.clip(points, 0, size - 1)
+    low = np.minimum(np.floor(clamped).astype(np.intp), max(size - 2, 0))
+    share = clamped - low
+    rows = np.arange(len(points))
+    matrix = np.zeros((len(points), size), dtype=np.float32)
+    matrix[rows, low] = 1 - share
+    if size > 1:
+        matrix[rows, low + 1] = share
+    if beyond == "zero":
+        matrix[~_within(points, size)] = 0
+    return matrix
+
+
+def _gaussian(size: int, ratio: float) -> Floats:
+    """Matrix of the Gaussian that widens a voxel's point spread by ``ratio``.
+
+    Both point spreads are taken as Gaussians whose full width at half maximum is the voxel
+    size (Cardoso et al., MICCAI 2015); variances add. Rows sum to one at the ends of the axis, too.
+    """
+    if ratio <= 1 + 1e-3:
+        return np.eye(size, dtype=np.float32)
+    variance = (ratio**2 - 1) / (8 * np.log(2))
+    squares = np.subtract.outer(np.arange(size), np.arange(size)) ** 2.0
+    # Cut at four standard deviations: denormal numbers would slow the product
+    kernel = np.where(squares <= 16 * variance, np.exp(-squares / (2 * variance)), 0)
+    rows: Floats = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
+    return rows
+
+
+def _is_identity(matrix: Array) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and bool(
+        np.array_equal(matrix, np.eye(len(matrix), dtype=matrix.dtype))
+    )
+
+
+def _along_axes(data: Floats, matrices: list[Floats]) -> Floats:
+    """Multiply a (X, Y, Z) array by a matrix along each axis; what shrinks most comes first."""
+    if data.flags.f_contiguous and not data.flags.c_contiguous:
+        return _along_axes(data.T, matrices[::-1]).T
+    order = sorted(range(3), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
+    for axis in order:
+        matrix = matrices[axis]
+        if _is_identity(matrix):
+            continue
+        if axis == 0:
+            flat = data.reshape(data.shape[0], -1)
+            data = (matrix @ flat).reshape(-1, *data.shape[1:])
+        elif axis == 1:
+            data = matrix @ data
+        else:
+            data = data @ matrix.T
+    return data
+
+
+def _points(to_other: Array, ranges: list[tuple[int, int]]) -> list[Array]:
+    """Coordinates in another grid of the voxels in these ranges, one (X, Y, Z) array per axis."""
+    x, y, z = np.ogrid[tuple(slice(*r) for r in ranges)]
+    return [row[0] * x + row[1] * y + row[2] * z + row[3] for row in to_other[:3]]
+
+
+def _oblique_image(data: Floats, to_source: Array, shape: Shape) -> Floats:
+    """Sample a source at the voxels of an oblique grid of this shape, some slabs at a time."""
+    image = np.empty(shape, dtype=np.float32)
+    step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        stop = min(start + step, shape[0])
+        ranges = [(start, stop), (0, shape[1]), (0, shape[2])]
+        image[start:stop] = _sample(data[None], to_source, ranges)[0]
+    return image
+
+
+def _nearest(data: Array, to_source: Array, shape: Shape) -> Array:
+    parallel = _parallel(to_source, shape)
+    if parallel is not None:
+        axes, coordinates = parallel
+        sizes = [data.shape[axis] for axis in axes]
+        index = [_nearest_index(c, n) for c, n in zip(coordinates, sizes, strict=True)]
+        x, y, z = (_within(c, n) for c, n in zip(coordinates, sizes, strict=True))
+        values = np.ascontiguousarray(data.transpose(axes)[np.ix_(*index)])
+        # np.ix_ would turn masks into indices
+        return values * (x[:, None, None] & y[:, None] & z)
+    out = np.zeros(shape, dtype=data.dtype)
+    for start in range(shape[0]):
+        points = _points(to_source, [(start, start + 1), (0, shape[1]), (0, shape[2])])
+        i, j, k = (_nearest_index(p, n) for p, n in zip(points, data.shape, strict=True))
+        x, y, z = (_within(p, n) for p, n in zip(points, data.shape, strict=True))
+        out[start] = (data[i, j, k] * (x & y & z))[0]
+    return out
+
+
+def _nearest_index(points: Array, size: int) -> Array:
+    # Halves up, everywhere alike; the tolerance keeps float32 affines from deciding
+    return np.clip(np.floor(points + 0.5 + 1e-4), 0, size - 1).astype(np.intp)
+
+
+def _sample(
+    stack: Floats, to_other: Array, ranges: list[tuple[int, int]], beyond: str = "zero"
+) -> Floats:
+    """Trilinear interpolation of (K, X, Y, Z) at the voxels of another, oblique grid.
+
+    ``beyond`` as in :func:`_linear`.
+    """
+    import torch
+    from torch.nn.functional import grid_sample
+
+    sizes = stack.shape[1:]
+    points = _points(to_other, ranges)
+    # grid_sample runs from -1 at the first voxel to 1 at the last, and lists x last
+    scaled = [2 * p / max(n - 1, 1) - 1 for p, n in zip(points, sizes, strict=True)]
+    grid = torch.from_numpy(np.stack(scaled[::-1], axis=-1).astype(np.float32))
+    # The batch axis is what grid_sample shares among threads: one slab each
+    parts = max(d for d in range(1, torch.get_num_threads() + 1) if len(grid) % d == 0)
+    grid = grid.reshape(parts, -1, *grid.shape[1:])
+    source = torch.from_numpy(stack)[None].expand(parts, -1, -1, -1, -1)
+    sampled = grid_sample(source, grid, padding_mode="border", align_corners=True)
+    values: Floats = sampled.transpose(0, 1).reshape(len(stack), *points[0].shape).numpy()
+    if beyond == "zero":
+        x, y, z = (_within(p, n) for p, n in zip(points, sizes, strict=True))
+        values *= x & y & z
+    return values
+
+
+def _contenders(part: Floats) -> list[int]:
+    """Labels that can win somewhere between the given (K, X, Y, Z) posteriors.
+
+    Interpolation is an average, so a label never exceeds its peak, while the winner never falls
+    short of one K-th of the sum over labels.
+    """
+    peaks = part.max(axis=(1, 2, 3))
+    floor = part.sum(axis=0).min() / len(part)
+    # A little below, for rounding
+    labels = [int(label) for label in np.flatnonzero(peaks >= floor * (1 - 1e-5))]
+    return labels if floor > 0 else list(range(len(part)))
