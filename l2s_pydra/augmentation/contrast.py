@@ -16,11 +16,10 @@ ranges are here learned in the way of Hu et al., Learn2Synth, ICCV 2025.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..errors import ConfigError
 from ._fields import smooth_field, spline_gain
@@ -126,13 +125,12 @@ class Contrast(Augmentation):
 
     def forward(self, sample: SyntheticSample) -> Tensor:
         """Augment a batch; see :meth:`Augmentation.forward`."""
-        means, stds = self._mixture(sample)
-        fine: Tensor = _Mixture.apply(sample.groups, means, stds, sample.noise(fine=True))  # type: ignore[no-untyped-call]
+        fine = _mixture(sample.groups, *self._moments(sample), sample.noise(fine=True))
         image = sample.finish(fine)
         image = image * (self.bias * self._unit_field(sample)).exp()
         return sample.normalise(image + self.noise * sample.noise())
 
-    def _mixture(self, sample: SyntheticSample) -> tuple[Tensor, Tensor]:
+    def _moments(self, sample: SyntheticSample) -> tuple[Tensor, Tensor]:
         """Mean and fine-grid standard deviation of each group, (B, G) tensors."""
         xi = normal(sample, 0, [len(self.group_names) - 1])
         means = self.mean + self.variation * xi
@@ -180,38 +178,13 @@ def _inside(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, low + margin), high - margin)
 
 
-class _Mixture(torch.autograd.Function):
-    """``means[group] + stds[group] * noise``, voxel by voxel.
-
-    Written out for its backward pass: sums per group, where autograd would scatter millions of
-    values onto a handful of addresses; and nothing is kept but the group and the noise.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, groups: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
-        ctx.save_for_backward(groups, noise)
-        ctx.count = means.shape[1]
-        fine = torch.empty_like(noise, dtype=means.dtype)
-        for i, group in enumerate(groups):
-            flat = group.reshape(-1).to(torch.int32)
-            mean, std = means[i].index_select(0, flat), stds[i].index_select(0, flat)
-            fine[i] = torch.addcmul(mean, std, noise[i].reshape(-1)).view_as(noise[i])
-        return fine
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        groups, noise = ctx.saved_tensors
-        rows = [_sums(*each, ctx.count) for each in zip(groups, gradient, noise, strict=True)]
-        means, stds = (torch.stack(row).to(gradient) for row in zip(*rows, strict=True))
-        return None, means, stds, None
-
-
-def _sums(group: Tensor, gradient: Tensor, noise: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Sum the gradient, and the gradient times the noise, over each group, in float64."""
-    flat, weights = group.reshape(-1), gradient.reshape(-1).double()
-    mean = torch.bincount(flat, weights, count)
-    return mean, torch.bincount(flat, weights * noise.reshape(-1), count)
+def _mixture(groups: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:
+    """Gaussian mixture: (B, *F) groups, (B, G) means and stds, (B, 1, *F) noise to (B, 1, *F)."""
+    batch, count = means.shape
+    first = count * torch.arange(batch, dtype=torch.int32, device=groups.device)
+    index = (groups.flatten(1).to(torch.int32) + first[:, None]).flatten()
+    mean, std = (table.flatten().index_select(0, index) for table in (means, stds))
+    return torch.addcmul(mean, std, noise.flatten()).view_as(noise)
 
 
 def build(

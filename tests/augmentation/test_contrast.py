@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from l2s_pydra.augmentation.contrast import Contrast, _Mixture
+from l2s_pydra.augmentation.contrast import Contrast, _mixture
 from l2s_pydra.errors import ConfigError
 
 STATISTICS = {"thalamus": (0.55, 0.06), "cortex": (0.42, 0.09), "white-matter": (0.83, 0.04)}
@@ -67,23 +67,14 @@ def test_ignores_the_finished_image(sample, group_names):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_mixture_equals_indexing_and_its_gradient(dtype):
+def test_mixture_equals_indexing(dtype):
     generator = torch.Generator().manual_seed(0)
     groups = torch.randint(4, (2, 5, 6), generator=generator).to(dtype)
-    means, stds = (
-        torch.randn(2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-        for _ in range(2)
-    )
-    noise = torch.randn(2, 1, 5, 6, generator=generator, dtype=torch.float64)
-    fine = _Mixture.apply(groups, means, stds, noise)
+    means, stds = torch.randn(2, 2, 4, generator=generator)
+    noise = torch.randn(2, 1, 5, 6, generator=generator)
     image = torch.arange(2)[:, None, None]
-    expected = (means[image, groups.long()] + stds[image, groups.long()] * noise[:, 0])[:, None]
-    torch.testing.assert_close(fine, expected)
-    weights = torch.randn(fine.shape, generator=generator, dtype=torch.float64)
-    found = torch.autograd.grad((fine * weights).sum(), [means, stds])
-    torch.testing.assert_close(
-        found, torch.autograd.grad((expected * weights).sum(), [means, stds])
-    )
+    expected = means[image, groups.long()] + stds[image, groups.long()] * noise[:, 0]
+    torch.testing.assert_close(_mixture(groups, means, stds, noise), expected[:, None])
 
 
 def test_needs_a_group():
