@@ -14,7 +14,7 @@ import numpy.typing as npt
 BIDS_VERSION = "1.11.1"
 
 
-def write_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+def write_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.floating]) -> None:
     """Write a NIfTI-1 image whose bytes depend on its content alone.
 
     Parameters

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from ._grids import Floats, Shape, grid_points, oriented_affine, pool, rotation
 from ._writing import (
     BIDS_VERSION,
     empty_folder,
@@ -22,7 +23,6 @@ from ._writing import (
     write_table,
 )
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int16]
 
 # Columns: index and name in the label maps (FreeSurfer's), index in the reference, mean intensity
@@ -119,22 +119,9 @@ class Head:
         return out
 
 
-def grid_points(shape: tuple[int, int, int], affine: Floats, oversampling: int = 1) -> Floats:
-    """Scanner coordinates of the centres of (sub)voxels.
-
-    Returns
-    -------
-    (X * oversampling, Y * oversampling, Z * oversampling, 3) array
-        mm.
-    """
-    axes = [(np.arange(n * oversampling) + 0.5) / oversampling - 0.5 for n in shape]
-    voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    return np.asarray(voxels @ affine[:3, :3].T + affine[:3, 3])
-
-
 def render(
     head: Head,
-    shape: tuple[int, int, int],
+    shape: Shape,
     affine: Floats,
     rng: np.random.Generator,
     *,
@@ -158,48 +145,24 @@ def render(
     (X, Y, Z) array
         In about [0, 1].
     """
-    fine = head.labels(grid_points(shape, affine, 2))
+    fine = head.labels(grid_points(shape, affine, (2, 2, 2)))
     means = np.zeros(max(row[0] for row in STRUCTURES) + 1)
     drawn: dict[float, float] = {}  # the two sides of a structure look the same
     for index, _, _, mean in STRUCTURES:
         means[index] = drawn.setdefault(mean, mean**contrast * (1 + 0.04 * rng.normal()))
-    x, y, z = shape
-    clean = means[fine].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+    clean = pool(means[fine], (2, 2, 2))
     field = np.sin(grid_points(shape, affine) @ rng.normal(0, 0.012, 3) + rng.uniform(0, 6))
     clean = clean * np.exp(bias * field)
     return np.asarray(np.hypot(clean + rng.normal(0, noise, shape), rng.normal(0, noise, shape)))
 
 
-def oriented_affine(
-    codes: str, spacing_mm: tuple[float, float, float], shape: tuple[int, int, int]
-) -> Floats:
-    """Affine of a grid centred at the origin whose axes point to ``codes``, such as ``"LAS"``."""
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, code in enumerate(codes):
-        world = "LRPAIS".index(code)
-        affine[world // 2, axis] = spacing_mm[axis] * (1 if world % 2 else -1)
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
-    return affine
-
-
-def rotated(affine: Floats, degrees: tuple[float, float]) -> Floats:
-    """Turn a grid about the scanner's x axis, then about its z axis."""
-    a, b = np.deg2rad(degrees)
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    out = np.eye(4)
-    out[:3] = about_z @ about_x @ affine[:3]
-    return out
-
-
 # Four participants on four kinds of grid: shape, axis codes, voxel size in mm, rotation in degrees.
-Grid = tuple[tuple[int, int, int], str, tuple[float, float, float], tuple[float, float]]
+Grid = tuple[Shape, str, tuple[float, float, float], tuple[float, float, float]]
 GRIDS: Mapping[str, Grid] = {
-    "sub-01": ((32, 32, 32), "RAS", (4, 4, 4), (0, 0)),
-    "sub-02": ((32, 32, 32), "LAS", (4, 4, 4), (0, 0)),
-    "sub-03": ((32, 34, 27), "RAS", (4, 4, 5), (12, -8)),
-    "sub-04": ((32, 32, 26), "PSR", (4, 4, 5), (0, 0)),
+    "sub-01": ((32, 32, 32), "RAS", (4, 4, 4), (0, 0, 0)),
+    "sub-02": ((32, 32, 32), "LAS", (4, 4, 4), (0, 0, 0)),
+    "sub-03": ((32, 34, 27), "RAS", (4, 4, 5), (12, 0, -8)),
+    "sub-04": ((32, 32, 26), "PSR", (4, 4, 5), (0, 0, 0)),
 }
 SPLITS = {"sub-01": "train", "sub-02": "train", "sub-03": "val", "sub-04": "test"}
 LABEL_MAPS = ("sub-map01", "sub-map02", "sub-map03")
@@ -284,7 +247,8 @@ def _write_root(folder: Path) -> None:
 
 def _write_participant(root: Path, participant: str, rng: np.random.Generator) -> None:
     shape, codes, spacing, degrees = GRIDS[participant]
-    affine = rotated(oriented_affine(codes, spacing, shape), degrees)
+    affine = oriented_affine(codes, spacing, shape)
+    affine[:3] = rotation(degrees) @ affine[:3]
     head = Head.draw(rng)
     sessions = ("ses-01", "ses-02") if participant == "sub-01" else ("",)
     for number, session in enumerate(sessions):

@@ -10,11 +10,20 @@ import numpy.typing as npt
 import pytest
 
 from l2s_pydra import bids_examples
+from l2s_pydra.bids_examples._anatomy import (
+    FIELD_SHAPE,
+    FIELD_STEP_MM,
+    RIGHT_FROM_LEFT,
+    Anatomy,
+    Template,
+    exponential,
+)
+from l2s_pydra.bids_examples.make_icbm import write_label_map, write_participant
 from l2s_pydra.bids_examples.make_phantom import make_phantom
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.labels import LabelScheme
 
-NAMES = ("phantom",)
+NAMES = ("phantom", "icbm")
 
 
 def read_participants(name: str) -> dict[str, str]:
@@ -77,6 +86,57 @@ def test_script_spares_a_foreign_folder(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.slow
+def test_icbm_is_what_its_script_writes(tmp_path: Path) -> None:
+    kept, name = bids_examples.path("icbm"), "sub-01"
+    template = Template.load()
+    write_participant(tmp_path, name, template)
+    label_maps = Path("derivatives", "labelmaps")
+    write_label_map(tmp_path / label_maps, "sub-map01", template)
+    made = [file for file in files_below(tmp_path) if file.suffix == ".gz"]
+    assert len(made) == 5
+    for file in made:
+        (data, affine), (expected, expected_affine) = read(tmp_path / file), read(kept / file)
+        np.testing.assert_allclose(affine, expected_affine, atol=1e-4)
+        assert data.dtype == expected.dtype
+        # Equal on one machine; elsewhere rounding may move a voxel across a threshold.
+        far = data != expected if "dseg" in file.name else np.abs(data - 1.0 * expected) > 1
+        assert far.mean() < 1e-4
+    for file in files_below(tmp_path):
+        if file.suffix == ".json":
+            assert (tmp_path / file).read_bytes() == (kept / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_template_labels_are_symmetric_and_of_human_size() -> None:
+    labels = Template.load().labels
+    volume_ml = {int(index): np.sum(labels == index) / 1000 for index in np.unique(labels)}
+    for left in range(2, 8):
+        # The plane x = 0 belongs to the left.
+        assert volume_ml[left] == pytest.approx(volume_ml[left + RIGHT_FROM_LEFT], rel=0.02)
+    # Adult means of one side, ml: thalamus 7 to 8, caudate 4, putamen 5, lateral ventricle 5 to 10;
+    # the template is about a quarter larger than the mean brain.
+    for index, (low, high) in {4: (5, 15), 5: (7, 12), 6: (3, 7), 7: (4, 9)}.items():
+        assert low < volume_ml[index] < high
+
+
+def test_warps_are_invertible() -> None:
+    template = Template(
+        np.zeros((4, 4, 4)), np.full((4, 4, 4), 4, np.uint8), np.diag([30.0, 30, 30, 1])
+    )
+    for seed in range(3):
+        displacement = Anatomy.draw(np.random.default_rng(seed), template).displacement
+        jacobian = np.stack([np.gradient(part, FIELD_STEP_MM) for part in displacement])
+        jacobian = np.moveaxis(jacobian, (0, 1), (-2, -1)) + np.eye(3)
+        assert np.linalg.det(jacobian).min() > 0
+
+
+def test_constant_velocity_flows_straight() -> None:
+    velocity = np.zeros((3, *FIELD_SHAPE))
+    velocity[0] = 5.0
+    np.testing.assert_allclose(exponential(velocity), velocity, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_lie_on_the_grid_of_their_image(name: str) -> None:
     label_paths = sorted(bids_examples.path(name).glob("derivatives/reference/**/*_dseg.nii.gz"))
@@ -124,7 +184,7 @@ def test_images_vary_and_differ(name: str) -> None:
     assert len({image.tobytes() for image in images}) == len(images)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("phantom", 300_000)])
+@pytest.mark.parametrize(("name", "limit"), [("phantom", 300_000), ("icbm", 8_000_000)])
 def test_size(name: str, limit: int) -> None:
     root = bids_examples.path(name)
     assert sum((root / file).stat().st_size for file in files_below(root)) < limit
