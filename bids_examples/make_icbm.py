@@ -92,7 +92,7 @@ STRUCTURES = (
     (2, "Gray-Matter", "GM", ("#d55e00", "#e69f00")),
     (3, "White-Matter", "WM", ("#c8c8c8", "#f0f0f0")),
     (4, "Lateral-Ventricle", "LV", ("#0072b2", "#3f9fd6")),
-    (5, "Thalamus", "Tha", ("#009e73", "#4fc9a4")),
+    (5, "Thalamus", "Thal", ("#009e73", "#4fc9a4")),
     (6, "Caudate", "Cau", ("#cc79a7", "#e3a9c9")),
     (7, "Putamen", "Put", ("#8a5fb5", "#b794d8")),
 )

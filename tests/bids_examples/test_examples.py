@@ -18,7 +18,12 @@ from l2s_pydra.bids_examples._anatomy import (
     Template,
     exponential,
 )
-from l2s_pydra.bids_examples.make_icbm import write_label_map, write_participant
+from l2s_pydra.bids_examples.make_icbm import (
+    PARTICIPANTS,
+    label_rows,
+    write_label_map,
+    write_participant,
+)
 from l2s_pydra.bids_examples.make_phantom import make_phantom
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.labels import LabelScheme
@@ -105,6 +110,24 @@ def test_icbm_is_what_its_script_writes(tmp_path: Path) -> None:
     for file in files_below(tmp_path):
         if file.suffix == ".json":
             assert (tmp_path / file).read_bytes() == (kept / file).read_bytes()
+
+
+def test_icbm_tables_are_what_its_script_writes() -> None:
+    for derivative in ("reference", "labelmaps"):
+        table = bids_examples.path("icbm") / "derivatives" / derivative / "desc-tissue_dseg.tsv"
+        lines = table.read_text(encoding="utf-8").splitlines()[1:]
+        assert lines == ["\t".join(map(str, row)) for row in label_rows()]
+    assert read_participants("icbm") == {name: p.split for name, p in PARTICIPANTS.items()}
+
+
+@pytest.mark.parametrize(
+    "where", ["icbm", "icbm/derivatives/reference", "icbm/derivatives/labelmaps"]
+)
+def test_icbm_carries_the_notice_of_the_templates(where: str) -> None:
+    package = Path(bids_examples.__file__).parent
+    notice = (package / "NOTICE").read_text(encoding="utf-8")
+    assert "Copyright (C) 1993-2009 Louis Collins" in notice
+    assert (package / where / "LICENSE").read_text(encoding="utf-8") == notice
 
 
 @pytest.mark.slow
