@@ -317,3 +317,44 @@ class Synthesizer:
         working = torch.stack([_normal(d.seed, 3, image.shape[2:]) for d in draws])[:, None]
         image = image + (noise_stds * working).to(device)
         return attrs.evolve(sample, image=normalise(image))
+
+    def augment(
+        self, image: Tensor, channels: Tensor, draw: SynthesisDraw, *, opposite: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Deform a real image with its labels, and change its appearance, as ``draw`` says.
+
+        Parameters
+        ----------
+        image : (*F,) float tensor
+            Real image on the fine grid.
+        channels : (*F,) integer tensor
+            Segmentation class of each voxel.
+        draw : SynthesisDraw
+            Deformation, gamma, bias field, slice thickness and noise are used.
+        opposite : sequence of int
+            Class on the other side of the body.
+
+        Returns
+        -------
+        image : (*S,) tensor
+            Normalised.
+        target : (K, *S) tensor
+            Share of each class in each voxel.
+        """
+        field, factor = self.field(draw), self.config.oversampling
+        warped = deformation.gather_labels(channels.to(torch.uint8), field)
+        if draw.flip:
+            warped = torch.tensor(opposite, dtype=torch.uint8)[warped.long()]
+        target = intensity.soft_labels(warped, self.labels.n_channels, factor)
+        scaled = normalise(image[None, None])[0, 0]
+        sample = Sample(
+            image=torch.empty(0),
+            target=target[None],
+            groups=warped[None],
+            draws=(draw,),
+            group_names=self.labels.group_names,
+            oversampling=factor,
+        )
+        x = sample.finish(deformation.sample_image(scaled, field)[None, None])
+        x = x + draw.noise_std * _normal(draw.seed, 3, x.shape[2:])
+        return normalise(x)[0, 0], target

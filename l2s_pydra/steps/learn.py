@@ -1,0 +1,362 @@
+"""Learn a model: labelled images and label maps in, a model folder out."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..config import LearnConfig
+from ..errors import ConfigError
+from ..labels import LabelScheme
+from .prepare import prepare, read_schemes
+
+if TYPE_CHECKING:
+    from ..bilevel.training import Trainer, TrainingData
+
+__all__ = ["learn", "resolve_device"]
+
+logger = logging.getLogger(__name__)
+
+_SAMPLES = 4
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda[:n]`` for ``auto``, and check that a named device is there.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA is asked for and not available.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: no CUDA device is available; use --device cpu")
+    return device
+
+
+def learn(
+    *,
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    participants: Sequence[str],
+    roles: Sequence[str],
+    label_maps: Sequence[Path],
+    real_table: Path,
+    config: Mapping[str, Any],
+    segmentation: str,
+    out_dir: Path,
+    maps_table: Path | None = None,
+    label_mapping: Path | None = None,
+    checkpoint_dir: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train a model as ``config`` says.
+
+    Parameters
+    ----------
+    images, labels : sequences of Path
+        Real images and their labels on the same grid, in pairs.
+    participants : sequence of str
+        Participant of each image, ``sub-01``.
+    roles : sequence of str
+        ``learn`` or ``validate``, one per image; a participant has one role.
+    label_maps : sequence of Path
+        Label maps for synthesis; those of the learning images are always added.
+    real_table : Path
+        BIDS ``dseg.tsv`` of ``labels``.
+    config : mapping
+        A :class:`~l2s_pydra.config.LearnConfig` as a dict.
+    segmentation : str
+        Value of the ``seg-`` entity of what the model will write; alphanumeric.
+    out_dir : Path
+        The model folder is made in it.
+    maps_table : Path, optional
+        BIDS ``dseg.tsv`` of ``label_maps``; ``real_table`` by default.
+    label_mapping : Path, optional
+        TSV with the columns ``index`` and ``mapping``, from ``label_maps`` to ``labels``.
+    checkpoint_dir : Path, optional
+        Where checkpoints go, and from where an interrupted run resumes.
+    device : str, default="auto"
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:n``.
+    threads : int, optional
+        CPU threads.
+    progress : bool, default=True
+        Whether to show a progress bar (on a terminal) or log lines.
+
+    Returns
+    -------
+    Path
+        ``out_dir/model-<name>`` with weights.safetensors, config.json, labels.tsv, training.tsv,
+        splits.tsv, theta.json, MODELCARD.md and samples.
+
+    Raises
+    ------
+    L2SError
+        If a file, a table or a setting cannot be used; see :mod:`l2s_pydra.errors`.
+    """
+    import torch
+
+    from ..bilevel.training import Trainer
+    from ..segmentation import Segmenter
+
+    settings = LearnConfig.from_dict(config)
+    _check_roles(participants, roles)
+    device = resolve_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    schemes = read_schemes(real_table, maps_table, label_mapping)
+    show = _Progress(settings, enabled=progress)
+    names = _unique(participants, images)
+    data, facts = prepare(
+        images=images,
+        labels=labels,
+        names=names,
+        roles=roles,
+        label_maps=label_maps,
+        schemes=schemes,
+        config=settings,
+        multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
+        progress=show.reading,
+    )
+    checkpoint = None
+    if checkpoint_dir is not None:
+        Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
+        checkpoint = Path(checkpoint_dir) / "training.safetensors"
+    trainer = Trainer(
+        settings, data, n_classes=len(schemes.target), device=device, checkpoint=checkpoint
+    )
+    trainer.run(show.training)
+    show.close()
+    splits = [
+        {"participant_id": p, "role": role, "image": path.name}
+        for p, role, path in zip(participants, roles, map(Path, images), strict=True)
+    ]
+    facts |= {
+        "label_maps": [Path(path).name for path in label_maps],
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "torch": torch.__version__,
+    }
+    return _write_model(trainer, data, schemes.target, facts, splits, segmentation, Path(out_dir))
+
+
+def _check_roles(participants: Sequence[str], roles: Sequence[str]) -> None:
+    both = {p for p, r in zip(participants, roles, strict=True) if r == "learn"} & {
+        p for p, r in zip(participants, roles, strict=True) if r == "validate"
+    }
+    if both:
+        raise ConfigError(
+            f"{sorted(both)[0]} is to be learned from and validated on; "
+            "give each participant one role"
+        )
+
+
+def _unique(participants: Sequence[str], images: Sequence[Path]) -> list[str]:
+    stems = [Path(image).name.split(".")[0] for image in images]
+    return [s if s.startswith(p) else f"{p} {s}" for p, s in zip(participants, stems, strict=True)]
+
+
+class _Progress:
+    """A bar on a terminal, log lines elsewhere."""
+
+    def __init__(self, config: LearnConfig, *, enabled: bool) -> None:
+        import sys
+
+        self.enabled, self.steps = enabled, config.training.steps
+        self.bar: Any = None
+        self.terminal = enabled and sys.stderr.isatty()
+        self.started = time.monotonic()
+        self.first_step: float | None = None
+        self.reported = 0.0
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        if self.enabled and done % 5 == 0:
+            logger.info("%s: %d of %d", what, done, total)
+
+    def training(self, row: Mapping[str, Any]) -> None:
+        if not self.enabled:
+            return
+        step = row["step"]
+        if self.first_step is None:
+            self.first_step, self.started = step - 1, time.monotonic()
+        if self.terminal:
+            self._draw(row)
+            return
+        now = time.monotonic()
+        if "validation_dice" in row or now - self.reported > 60:
+            self.reported = now
+            done = step - self.first_step
+            left = (now - self.started) / done * (self.steps - step)
+            dice = max(row["best_dice"], 0.0)
+            logger.info(
+                "step %d of %d, loss %.3f, best validation Dice %.3f, %s, about %.0f min left",
+                step,
+                self.steps,
+                row["synthetic_loss"],
+                dice,
+                _theta_in_words(row["theta"]),
+                left / 60,
+            )
+
+    def _draw(self, row: Mapping[str, Any]) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(total=self.steps, initial=int(row["step"]) - 1, unit="step")
+        self.bar.set_postfix_str(
+            f"loss {row['synthetic_loss']:.3f}, Dice {max(row['best_dice'], 0.0):.3f}, "
+            f"{_theta_in_words(row['theta'])}",
+            refresh=False,
+        )
+        self.bar.update()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _theta_in_words(theta: Mapping[str, float]) -> str:
+    short = [(k, v) for k, v in theta.items() if "/" not in k][:4]
+    return "theta " + " ".join(f"{k} {v:.3f}" for k, v in short) if short else "no theta"
+
+
+def _write_model(
+    trainer: "Trainer",
+    data: "TrainingData",
+    scheme: LabelScheme,
+    facts: Mapping[str, Any],
+    splits: Sequence[Mapping[str, str]],
+    segmentation: str,
+    out_dir: Path,
+) -> Path:
+    """Write the model folder; it appears under its name only once it is complete."""
+    from safetensors.torch import save
+
+    from ..segmentation import Model
+    from .model_card import model_card
+
+    state, settings = trainer.state, trainer.config
+    trainer.averaged.load_state_dict(state.phi_best)
+    final = trainer.augmentation.describe()
+    trainer.augmentation.load_state_dict(state.theta_average)
+    theta = {
+        "start": trainer.theta_start,
+        "final": final,
+        "average": trainer.augmentation.describe(),
+        "hypergradient_steps": state.theta_steps,
+    }
+    weights = save({k: v.cpu().contiguous() for k, v in trainer.averaged.state_dict().items()})
+    name = f"{settings.training.mode}{_digest(weights)}"
+    record = {
+        "name": name,
+        "segmentation": segmentation,
+        "version": __version__,
+        "learn": settings.to_dict(),
+        "theta": theta["average"],
+        "best_dice": state.best_dice,
+        "best_step": state.best_step,
+        "validation_dice": dict(zip(scheme.names[1:], state.best_per_class, strict=False)),
+        "seconds": round(state.seconds, 1),
+        "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
+        **facts,
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".model-", dir=out_dir))
+    try:
+        model = Model(segmenter=trainer.averaged, scheme=scheme, config=_plain(record))
+        model.save(folder)
+        _write_tsv(folder / "training.tsv", _columns(state.history), state.history)
+        _write_tsv(folder / "splits.tsv", ["participant_id", "role", "image"], splits)
+        (folder / "theta.json").write_text(json.dumps(_plain(theta), indent=2) + "\n")
+        (folder / "MODELCARD.md").write_text(model_card(model.config, splits), encoding="utf-8")
+        _write_samples(folder / "samples", trainer, data)
+        folder.chmod(0o755)
+        final_folder = out_dir / f"model-{name}"
+        if final_folder.exists():
+            shutil.rmtree(final_folder)
+        os.replace(folder, final_folder)  # noqa: PTH105  (Path.rename differs between systems)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    logger.info("model %s: validation Dice %.3f", name, state.best_dice)
+    return final_folder
+
+
+def _digest(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    """Replace NaN, which JSON does not know, by None, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _columns(history: Sequence[Mapping[str, float]]) -> list[str]:
+    first = [
+        "step",
+        "seconds",
+        "learning_rate",
+        "synthetic_loss",
+        "real_loss",
+        "gradient_norm",
+        "theta_gradient_norm",
+        "validation_dice",
+    ]
+    theta = {key for row in history for key in row if key.startswith("theta/")}
+    order = [key for key in (history[-1] if history else {}) if key in theta]
+    return [*first, *order]
+
+
+def _write_tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    def cell(value: Any) -> str:
+        if value is None or value != value:
+            return "n/a"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(cell(row.get(column)) for column in columns) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_samples(folder: Path, trainer: "Trainer", data: "TrainingData") -> None:
+    """Write learned and wide synthetic images and real ones, with labels, for the report."""
+    import numpy as np
+    import torch
+
+    from ..normalisation import normalise
+
+    folder.mkdir()
+    learned_matters = trainer.augmentation.replaces_intensities
+    kinds: dict[str, list[tuple[Any, Any]]] = {"learned": [], "wide": [], "real": []}
+    with torch.no_grad():
+        for i in range(_SAMPLES):
+            for kind in ("learned", "wide"):
+                learned = kind == "learned"
+                sample = trainer.sample(10**9 + i, appearance=not (learned and learned_matters))
+                image = trainer.augmentation(sample) if learned else sample.image
+                kinds[kind].append((image[0, 0].cpu(), sample.target[0].argmax(0).cpu()))
+    step = max(1, len(data.learn) // _SAMPLES)
+    for scan in data.learn[::step][:_SAMPLES]:
+        kinds["real"].append((normalise(scan.image[None, None])[0, 0], scan.target.argmax(0)))
+    for kind, pairs in kinds.items():
+        np.savez_compressed(
+            folder / f"{kind}.npz",
+            images=np.stack([(image * 100).round().clamp(0, 255).byte() for image, _ in pairs]),
+            labels=np.stack([labels.byte() for _, labels in pairs]),
+        )

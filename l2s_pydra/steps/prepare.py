@@ -1,0 +1,541 @@
+"""From files to what training needs: scans and label maps on the training grid.
+
+Every scan and label map is loaded once, checked, brought to the grid once, and kept in memory.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from ..config import LearnConfig
+from ..errors import DatasetError, L2SError, LabelError
+from ..images.conform import Conform
+from ..images.volume import Volume, check_same_grid, load_image, load_labels
+from ..labels import Label, LabelScheme, read_mapping
+
+__all__ = ["Schemes", "prepare", "read_schemes"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+_BLACK = 0.02
+"""Normalised intensity below which a voxel counts as empty."""
+_HULL_MM = 6.0
+"""Background tissue this near the segmented structures stays where images are skull-stripped."""
+_MARGIN_MM = {True: 6.0, False: 32.0}
+"""Room around the labelled structures, for skull-stripped and for whole-head images."""
+_UNLABELLED = "unlabelled"
+_FEW_VOXELS = 50
+_TWO_TISSUES_SHARE = 0.2
+"""Labels that fill more of the labelled volume than this are looked at for two tissues."""
+_TWO_TISSUES_GAP = 0.165
+"""Normalised intensity between the means of two tissues."""
+
+
+def _darker(group: str) -> str:
+    return f"{group} (darker)"
+
+
+@attrs.frozen(kw_only=True)
+class Schemes:
+    """The label schemes of a run and how they relate."""
+
+    target: LabelScheme
+    """What the model will write."""
+    real: LabelScheme
+    """What the real images' labels say."""
+    maps: LabelScheme
+    """What the label maps say."""
+    real_to_target: Array
+    """Channel of ``target`` of each channel of ``real``."""
+    maps_to_target: Array
+    """Channel of ``target`` of each channel of ``maps``."""
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Groups that share an intensity distribution in synthesis; the first is ``outside``."""
+        target = self._target_groups()[1:]
+        names = ["outside", *target, *self._maps_groups(), _UNLABELLED, *map(_darker, target)]
+        return tuple(dict.fromkeys(names))
+
+    def _target_groups(self) -> list[str]:
+        return [label.group_or_guess for label in self.target.labels]
+
+    def _maps_groups(self) -> list[str]:
+        """Group of each label of the maps: that of its target, or, for background, its own."""
+        target = self._target_groups()
+        groups = []
+        for label, channel in zip(self.maps.labels, self.maps_to_target, strict=True):
+            own = label.group or (target[channel] if channel else label.group_or_guess)
+            groups.append("outside" if label.index == 0 else own)
+        return groups
+
+    def generation_tables(self) -> dict[str, Any]:
+        """Group, channel and opposite of each generation label.
+
+        Generation labels are the channels of ``maps``, then those of ``target`` for the learning
+        participants' own labels (channel 0 stands for tissue that nobody labelled), then those of
+        ``target`` again for the darker part of labels that hold two tissues.
+        """
+        names, own, count = self.group_names, len(self.maps), len(self.target)
+        target = self._target_groups()[1:]
+        groups = [*self._maps_groups(), _UNLABELLED, *target, _UNLABELLED, *map(_darker, target)]
+        opposite = np.array(self.target.opposite)
+        return {
+            "group": [names.index(group) for group in groups],
+            "channel": [*map(int, self.maps_to_target), *range(count), *range(count)],
+            "swap": [*self.maps.opposite, *(own + opposite), *(own + count + opposite)],
+            "group_names": names,
+            "n_channels": len(self.target),
+        }
+
+
+def read_schemes(real_table: Path, maps_table: Path | None, label_mapping: Path | None) -> Schemes:
+    """Read the label tables and bring both sides to one label set.
+
+    The real images' scheme is the target. If its table maps every label (column ``mapping``), the
+    values mapped to are the target instead, so that two fine schemes can meet in a common one.
+
+    Raises
+    ------
+    LabelError
+        If a table is broken or a label of the maps has no counterpart.
+    """
+    real = LabelScheme.read(real_table)
+    maps = LabelScheme.read(maps_table) if maps_table else real
+    mapping = read_mapping(label_mapping) if label_mapping else None
+    target = _merged(real) if all(label.mapping is not None for label in real.labels) else real
+    try:
+        real_to_target = real.mapped_to(target) if target is not real else np.arange(len(real))
+        maps_to_target = (
+            real_to_target if maps is real and not mapping else maps.mapped_to(target, mapping)
+        )
+    except LabelError as error:
+        raise LabelError(f"{maps_table or real_table}: {error}") from error
+    return Schemes(
+        target=target,
+        real=real,
+        maps=maps,
+        real_to_target=np.asarray(real_to_target),
+        maps_to_target=np.asarray(maps_to_target),
+    )
+
+
+def _merged(scheme: LabelScheme) -> LabelScheme:
+    """Scheme of the values that ``scheme`` maps to, named after what is mapped there."""
+    labels: dict[int, Label] = {}
+    for label in scheme.labels:
+        index = int(label.mapping or 0)
+        name = "background" if index == 0 else label.group_or_guess
+        labels.setdefault(index, Label(index=index, name=name))
+    names = [label.name for label in labels.values()]
+    return LabelScheme(
+        [
+            label
+            if names.count(label.name) == 1
+            else attrs.evolve(label, name=f"{label.name}_{label.index}")
+            for label in labels.values()
+        ]
+    )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Labelled:
+    """A volume of labels in target channels (or map channels), and the middle of its structures."""
+
+    labels: Volume
+    channels: Array
+    structures: Array
+    """Where the target has a structure."""
+    image: Volume | None = None
+
+    def box_mm(self) -> tuple[Array, Array]:
+        """Lowest and highest corner of the structures, RAS+ mm."""
+        where = np.argwhere(self.structures)
+        if len(where) == 0:
+            raise DatasetError(
+                f"{self.labels.path}: holds none of the structures to segment; "
+                "check the label table and the mapping"
+            )
+        corners = np.array(np.meshgrid(*zip(where.min(0), where.max(0), strict=True))).reshape(
+            3, -1
+        )
+        world = self.labels.affine[:3, :3] @ corners + self.labels.affine[:3, 3:]
+        return world.min(1), world.max(1)
+
+
+def prepare(
+    *,
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    names: Sequence[str],
+    roles: Sequence[str],
+    label_maps: Sequence[Path],
+    schemes: Schemes,
+    config: LearnConfig,
+    multiple: int,
+    progress: Any = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Load everything and bring it to the training grid.
+
+    Parameters
+    ----------
+    images, labels : sequences of Path
+        Real images and their labels, in pairs.
+    names, roles : sequences of str
+        Name of each image, and ``learn`` or ``validate``.
+    label_maps : sequence of Path
+        Label maps for synthesis; the learning images' own are added.
+    schemes : Schemes
+        The label schemes.
+    config : LearnConfig
+        Spacing, oversampling and dimension are used.
+    multiple : int
+        Sides of the training grid are multiples of this.
+    progress : callable, optional
+        Called with a text and the number of files done and to do.
+
+    Returns
+    -------
+    data : TrainingData
+    facts : dict
+        ``shape``, ``skull_stripped``, ``statistics`` and the like, for the model's record.
+
+    Raises
+    ------
+    DatasetError
+        If there is no image to learn from or to validate on, or several files are bad: the
+        message lists all of them.
+    """
+    for role, use in (("learn", "to learn from"), ("validate", "to validate on")):
+        if role not in roles:
+            raise DatasetError(
+                f"no labelled image {use}; name participants for it, or add a split column to "
+                "participants.tsv"
+            )
+    tell = progress or (lambda *_: None)
+    total = len(images) + len(label_maps)
+    scans = _load_all(
+        [lambda i=i: _load_scan(images[i], labels[i], schemes) for i in range(len(images))],
+        lambda done: tell("reading images", done, total),
+    )
+    learn = [scan for scan, role in zip(scans, roles, strict=True) if role == "learn"]
+    shape = _grid_shape(learn, config, multiple, stripped=False)
+    stripped = all(_is_stripped(scan) for scan in learn)
+    shape = _grid_shape(learn, config, multiple, stripped=stripped)
+    builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
+    real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
+    own = [builder.own_map(scan) for scan, role in zip(real, roles, strict=True) if role == "learn"]
+    maps = _load_all(
+        [lambda path=path: builder.label_map(path) for path in label_maps],
+        lambda done: tell("reading label maps", len(images) + done, total),
+    )
+    return builder.training_data(real, list(roles), maps, own)
+
+
+def _load_all(loaders: Sequence[Any], tell: Any) -> list[Any]:
+    """Run all loaders; if any fail, raise one error that lists every reason."""
+    loaded, problems = [], []
+    for done, load in enumerate(loaders, 1):
+        try:
+            loaded.append(load())
+        except L2SError as error:
+            problems.append(error)
+        tell(done)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listed = "; ".join(str(problem) for problem in problems)
+        raise DatasetError(f"{len(problems)} files cannot be used: {listed}")
+    return loaded
+
+
+def _load_scan(image: Path, labels: Path, schemes: Schemes) -> _Labelled:
+    volume, truth = load_image(image), load_labels(labels)
+    check_same_grid(volume, truth)
+    channels = schemes.real_to_target[schemes.real.to_channels(truth.data, source=labels)]
+    return _Labelled(labels=truth, channels=channels, structures=channels > 0, image=volume)
+
+
+def _grid_shape(
+    scans: Sequence[_Labelled], config: LearnConfig, multiple: int, *, stripped: bool
+) -> tuple[int, int, int]:
+    extents = [np.subtract(*reversed(scan.box_mm())) for scan in scans]
+    voxels = (np.max(extents, 0) + 2 * _MARGIN_MM[stripped]) / config.spacing_mm
+    x, y, z = (int(-(-n // multiple) * multiple) for n in voxels)
+    return x, y, z if config.segmenter.ndim == 3 else int(np.ceil(voxels[2]))
+
+
+def _is_stripped(scan: _Labelled) -> bool:
+    """Whether the image is black away from the labelled structures."""
+    from scipy.ndimage import binary_dilation
+
+    assert scan.image is not None
+    step = tuple(max(1, round(4 / s)) for s in scan.image.spacing_mm)
+    thin = tuple(slice(None, None, s) for s in step)
+    near = binary_dilation(scan.structures[thin], iterations=4)
+    data = scan.image.data[thin]
+    low, high = data.min(), np.percentile(data[scan.structures[thin]], 99)
+    away = (data[~near] - low) / max(high - low, 1e-6)
+    return bool(away.size == 0 or np.mean(away > _BLACK) < 0.02)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Builder:
+    """Brings volumes to one training grid."""
+
+    schemes: Schemes
+    config: LearnConfig
+    shape: tuple[int, int, int]
+    stripped: bool
+
+    @property
+    def factor(self) -> int:
+        return self.config.synthesis.oversampling
+
+    def _conform(self, scan: _Labelled, *, fine: bool) -> Conform:
+        low, high = scan.box_mm()
+        factor = self.factor if fine else 1
+        x, y, z = (n * factor for n in self.shape)
+        return Conform.to_grid(
+            scan.labels,
+            self.config.spacing_mm / factor,
+            shape=(x, y, z),
+            center_mm=tuple((low + high) / 2),
+        )
+
+    def scan(self, scan: _Labelled, name: str) -> Any:
+        """Bring a real scan to the working and the fine grid."""
+        import torch
+
+        from ..bilevel.training import RealScan
+        from ..synthesis import intensity
+
+        assert scan.image is not None
+        fine = self._conform(scan, fine=True)
+        channels = torch.from_numpy(fine.labels(scan.channels.astype(np.uint8)))
+        return RealScan(
+            name=name,
+            image=torch.from_numpy(self._conform(scan, fine=False).image(scan.image)),
+            target=intensity.soft_labels(channels, len(self.schemes.target), self.factor),
+            fine_image=torch.from_numpy(fine.image(scan.image)),
+            fine_channels=channels,
+        )
+
+    def label_map(self, path: Path) -> Array:
+        """Read a label map as generation labels on the fine grid."""
+        volume = load_labels(path)
+        channels = self.schemes.maps.to_channels(volume.data, source=path)
+        scan = _Labelled(
+            labels=volume, channels=channels, structures=self.schemes.maps_to_target[channels] > 0
+        )
+        fine: Array = self._conform(scan, fine=True).labels(channels)
+        if self.stripped:
+            structures = self.schemes.maps_to_target[fine] > 0
+            fine = np.where(structures | self._hull(structures), fine, 0)
+        return fine
+
+    def _hull(self, structures: Array) -> Array:
+        """Close the structures by a ball and fill holes."""
+        from scipy.ndimage import binary_closing, binary_fill_holes
+
+        thin = structures[::2, ::2, ::2]
+        radius = round(_HULL_MM / (2 * self.config.spacing_mm / self.factor))
+        grid = np.ogrid[tuple(slice(-radius, radius + 1) for _ in range(3))]
+        ball = sum(axis**2 for axis in grid) <= radius**2
+        padded = np.pad(thin, radius)
+        closed = binary_fill_holes(binary_closing(padded, ball))
+        inner = tuple(slice(radius, radius + n) for n in thin.shape)
+        grown = closed[inner].repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        hull: Array = grown[tuple(slice(0, n) for n in structures.shape)]
+        return hull
+
+    def own_map(self, scan: Any) -> Array:
+        """Make generation labels of a learning scan: its own, and tissue that nobody labelled."""
+        offset = len(self.schemes.maps)
+        image, channels = _unit(scan), scan.fine_channels.numpy()
+        tissue = (channels > 0) | (image > _BLACK)
+        labels = np.where(tissue, channels.astype(np.int16) + offset, 0)
+        for channel in range(1, len(self.schemes.target)):
+            inside = channels == channel
+            if inside.sum() > _TWO_TISSUES_SHARE * (channels > 0).sum():
+                threshold, gap = _two_clusters(image[inside])
+                if gap > _TWO_TISSUES_GAP:
+                    labels[inside & (image < threshold)] += len(self.schemes.target)
+        return labels
+
+    def training_data(
+        self, real: list[Any], roles: list[str], maps: list[Array], own: list[Array]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Assemble what the trainer takes, and the facts for the model's record."""
+        import torch
+
+        from ..bilevel.training import TrainingData
+        from ..synthesis import GenerationLabels, Synthesizer
+
+        learn = [scan for scan, role in zip(real, roles, strict=True) if role == "learn"]
+        tables = self.schemes.generation_tables()
+        if self.stripped:
+            _share_background(tables)
+        tables = _only_present(tables, own + maps)
+        statistics = _statistics(learn, own, tables, self.factor)
+        synthetic = [torch.from_numpy(np.ascontiguousarray(m.astype(np.uint8))) for m in own + maps]
+        which_own = list(range(len(own)))
+        if self.config.segmenter.ndim == 2:
+            synthetic, which_own = _slices_of_maps(synthetic, len(own), self.factor)
+            learn = [piece for scan in learn for piece in _slices_of_scan(scan, self.factor)]
+        labels = GenerationLabels(
+            group=torch.tensor(tables["group"], dtype=torch.uint8),
+            channel=torch.tensor(tables["channel"], dtype=torch.int64),
+            swap=torch.tensor(tables["swap"], dtype=torch.uint8),
+            group_names=tables["group_names"],
+            n_channels=tables["n_channels"],
+        )
+        data = TrainingData(
+            synthesizer=Synthesizer(
+                label_maps=synthetic,
+                labels=labels,
+                config=self.config.synthesis,
+                spacing_mm=self.config.spacing_mm,
+                background_always=not self.stripped,
+            ),
+            own=which_own,
+            learn=learn,
+            validate=[s for s, role in zip(real, roles, strict=True) if role == "validate"],
+            statistics=statistics,
+            opposite=self.schemes.target.opposite,
+        )
+        facts = {
+            "grid_shape": list(self.shape),
+            "skull_stripped": self.stripped,
+            "statistics": {k: list(v) for k, v in statistics.items()},
+        }
+        return data, facts
+
+
+def _share_background(tables: dict[str, Any]) -> None:
+    """Give all background tissue one group: near the brain there is little beside CSF."""
+    unlabelled = tables["group_names"].index(_UNLABELLED)
+    tables["group"] = [
+        unlabelled if group and not channel else group
+        for group, channel in zip(tables["group"], tables["channel"], strict=True)
+    ]
+
+
+def _only_present(tables: dict[str, Any], maps: Sequence[Array]) -> dict[str, Any]:
+    """Drop the groups that occur in no label map, so that theta has no idle entries."""
+    present = {int(label) for labels in maps for label in np.unique(labels)}
+    names = tables["group_names"]
+    used = sorted({0} | {group for label, group in enumerate(tables["group"]) if label in present})
+    return {
+        **tables,
+        "group": [used.index(group) if group in used else 0 for group in tables["group"]],
+        "group_names": tuple(names[group] for group in used),
+    }
+
+
+def _statistics(
+    learn: Sequence[Any], own: Sequence[Array], tables: Mapping[str, Any], factor: int
+) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each group's working voxels, over the learning scans.
+
+    Voxels that a group fills to nine tenths count (to half, where there are too few), on the
+    normalised scale. Background groups of the label maps that no scan labels start where
+    unlabelled tissue is.
+    """
+    import torch
+
+    from ..normalisation import normalise
+    from ..synthesis import intensity
+
+    names: Sequence[str] = tables["group_names"]
+    group = torch.tensor(tables["group"])
+    values: dict[str, list[Array]] = {}
+    for scan, labels in zip(learn, own, strict=True):
+        shares = intensity.soft_labels(group[torch.from_numpy(labels).long()], len(names), factor)
+        image = normalise(scan.image[None, None])[0, 0]
+        for name, share in zip(names[1:], shares[1:], strict=True):
+            pure = share > 0.9
+            pure = pure if int(pure.sum()) >= _FEW_VOXELS else share > 0.5
+            values.setdefault(name, []).append(image[pure].numpy())
+    together = {name: np.concatenate(parts) for name, parts in values.items()}
+    found = {k: (float(v.mean()), float(v.std())) for k, v in together.items() if v.size}
+    rest = found.get(_UNLABELLED)
+    if rest is not None:
+        found |= {name: rest for name in names[1:] if name not in found}
+    return found
+
+
+def _unit(scan: Any) -> Array:
+    """Fine image of a scan with the working image's normalisation."""
+    from ..normalisation import normalise
+
+    image: Array = normalise(scan.fine_image[None, None])[0, 0].numpy()
+    return image
+
+
+def _two_clusters(values: Array) -> tuple[float, float]:
+    """Threshold between two clusters of intensities, and the distance of their means.
+
+    Maximises the variance between the clusters (Otsu, IEEE Trans. SMC 1979).
+
+    >>> values = np.r_[np.full(50, 0.2), np.full(150, 0.6)]
+    >>> threshold, gap = _two_clusters(values)
+    >>> bool(0.2 < threshold < 0.6), round(gap, 2)
+    (True, 0.4)
+    """
+    counts, edges = np.histogram(values, bins=128)
+    middle = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    moment = np.cumsum(counts * middle)
+    low, high = (
+        moment[:-1] / np.maximum(below, 1),
+        (moment[-1] - moment[:-1]) / np.maximum(above, 1),
+    )
+    between = below * above * (high - low) ** 2
+    # The maximum is flat where bins are empty: take its middle.
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    cut = int(best[len(best) // 2])
+    return float(edges[cut + 1]), float((high - low)[cut])
+
+
+def _slices_of_maps(maps: Sequence[Any], own: int, factor: int) -> tuple[list[Any], list[int]]:
+    """Axial slices with enough tissue, and which of them are the learning participants' own."""
+    slices, which = [], []
+    for i, volume in enumerate(maps):
+        for z in range(factor // 2, volume.shape[2], factor):
+            piece = volume[:, :, z].contiguous()
+            if float((piece > 0).float().mean()) > 0.05:
+                if i < own:
+                    which.append(len(slices))
+                slices.append(piece)
+    return slices, which
+
+
+def _slices_of_scan(scan: Any, factor: int) -> list[Any]:
+    pieces = []
+    for z in range(scan.image.shape[2]):
+        if float((scan.target[0, :, :, z] < 0.5).float().mean()) > 0.02:
+            fine = z * factor + factor // 2
+            pieces.append(
+                attrs.evolve(
+                    scan,
+                    name=f"{scan.name}, slice {z}",
+                    image=scan.image[:, :, z].contiguous(),
+                    target=scan.target[..., z].contiguous(),
+                    fine_image=scan.fine_image[:, :, fine].contiguous(),
+                    fine_channels=scan.fine_channels[:, :, fine].contiguous(),
+                )
+            )
+    return pieces
+
+
+def describe_statistics(statistics: Mapping[str, tuple[float, float]]) -> str:
+    """One line per group, for the log."""
+    return "\n".join(f"{name}: {mean:.2f} ± {std:.2f}" for name, (mean, std) in statistics.items())
