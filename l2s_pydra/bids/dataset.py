@@ -138,7 +138,8 @@ def build_training_set(
     """
     root = dataset_root(bids_dir)
     splits = read_splits(root)
-    learn, validate = _roles(root, splits, learn_participants, validation_participants)
+    present = {who: role for who, role in splits.items() if (root / who).is_dir()}
+    learn, validate = _roles(root, present, learn_participants, validation_participants)
     images = find_images(
         root,
         participants=learn | validate if learn is not None else None,

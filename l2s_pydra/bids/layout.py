@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -156,9 +157,12 @@ def open_layout(
         validate=False, index_metadata=False, ignore=ignore
     )
     try:
-        layout = BIDSLayout(  # type: ignore[no-untyped-call]
-            root, validate=False, config=[_CONFIG], indexer=indexer, database_path=database_dir
-        )
+        with warnings.catch_warnings():
+            # About an old key of dataset_description.json, which is not looked at here.
+            warnings.filterwarnings("ignore", "The PipelineDescription field", UserWarning)
+            layout = BIDSLayout(  # type: ignore[no-untyped-call]
+                root, validate=False, config=[_CONFIG], indexer=indexer, database_path=database_dir
+            )
     except (OSError, ValueError, SQLAlchemyError) as error:
         place = f"{root} (index in {database_dir})" if database_dir else str(root)
         reason = str(error).splitlines()[0]

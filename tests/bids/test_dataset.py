@@ -1,0 +1,202 @@
+import logging
+
+import pytest
+
+from l2s_pydra.bids.dataset import build_training_set, read_splits
+from l2s_pydra.errors import DatasetError, NoImageError
+
+PEOPLE = ("01", "02", "03", "04")
+
+
+@pytest.fixture
+def raw(make_dataset):
+    root = make_dataset("ds", [f"sub-{who}/anat/sub-{who}_T1w.nii.gz" for who in PEOPLE])
+    (root / "participants.tsv").write_text(
+        "participant_id\tsplit\nsub-01\ttrain\nsub-02\ttrain\nsub-03\tval\nsub-04\ttest\n"
+    )
+    return root
+
+
+@pytest.fixture
+def labels(make_dataset):
+    names = [f"sub-{who}/anat/sub-{who}_desc-manual_dseg.nii.gz" for who in PEOPLE]
+    return make_dataset("labels", [*names, "desc-manual_dseg.tsv"], kind="derivative")
+
+
+def roles(training_set):
+    return [
+        [image.participant for image, _ in side]
+        for side in (training_set.learn, training_set.validate)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "role"),
+    [
+        ("train", "learn"),
+        ("Training", "learn"),
+        ("learn", "learn"),
+        ("val", "validate"),
+        ("valid", "validate"),
+        ("validation", "validate"),
+        ("validate", "validate"),
+        ("test", "test"),
+        ("pilot", "pilot"),
+    ],
+)
+def test_splits(tmp_path, word, role):
+    table = tmp_path / "participants.tsv"
+    table.write_text(f"\ufeffparticipant_id\tage\tsplit\nsub-1\t3\t{word}\n2\t3\tn/a\nsub-3\n")
+    assert read_splits(tmp_path) == {"sub-1": role}
+
+
+def test_no_splits(tmp_path):
+    assert read_splits(tmp_path) == {}
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t3\n")
+    assert read_splits(tmp_path) == {}
+    (tmp_path / "participants.tsv").write_bytes(b"participant_id\tsplit\nsub-1\t\xff\n")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_splits(tmp_path)
+
+
+def test_roles_from_the_table(raw, labels):
+    training_set = build_training_set(raw, labels)
+    assert roles(training_set) == [["sub-01", "sub-02"], ["sub-03"]]
+    image, path = training_set.validate[0]
+    assert path == labels / f"{image.participant}/anat/{image.participant}_desc-manual_dseg.nii.gz"
+    assert training_set.real_table == labels / "desc-manual_dseg.tsv"
+    assert (training_set.label_maps, training_set.maps_table) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("learn", "validate", "expected"),
+    [
+        (["01"], ["sub-02"], [["sub-01"], ["sub-02"]]),
+        (["01", "04"], ["02"], [["sub-01", "sub-04"], ["sub-02"]]),
+        (None, ["02"], [["sub-01"], ["sub-02"]]),
+        (["sub-02"], None, [["sub-02"], ["sub-03"]]),
+    ],
+)
+def test_roles_from_the_arguments(raw, labels, learn, validate, expected):
+    training_set = build_training_set(
+        raw, labels, learn_participants=learn, validation_participants=validate
+    )
+    assert roles(training_set) == expected
+
+
+def test_without_splits_everyone_else_learns(raw, labels):
+    (raw / "participants.tsv").unlink()
+    training_set = build_training_set(raw, labels, validation_participants=["01"])
+    assert roles(training_set) == [["sub-02", "sub-03", "sub-04"], ["sub-01"]]
+
+
+def test_everyone_else_does_not_include_the_test_split(raw, labels):
+    (raw / "participants.tsv").write_text("participant_id\tsplit\nsub-04\ttest\n")
+    training_set = build_training_set(raw, labels, validation_participants=["01"])
+    assert roles(training_set) == [["sub-02", "sub-03"], ["sub-01"]]
+
+
+def test_participants_in_the_table_may_be_absent(raw, labels):
+    with (raw / "participants.tsv").open("a") as file:
+        file.write("sub-05\ttrain\n")
+    assert roles(build_training_set(raw, labels)) == [["sub-01", "sub-02"], ["sub-03"]]
+
+
+def test_every_image_of_a_participant_has_its_role(make_dataset):
+    raw = make_dataset(
+        "ds",
+        [
+            "sub-1/ses-a/anat/sub-1_ses-a_T1w.nii",
+            "sub-1/ses-b/anat/sub-1_ses-b_T1w.nii",
+            "sub-2/ses-a/anat/sub-2_ses-a_T1w.nii",
+        ],
+    )
+    labels = make_dataset(
+        "labels",
+        [
+            "sub-1/ses-a/anat/sub-1_ses-a_dseg.nii",
+            "sub-1/ses-b/anat/sub-1_ses-b_dseg.nii",
+            "sub-2/ses-a/anat/sub-2_ses-a_dseg.nii",
+            "dseg.tsv",
+        ],
+    )
+    training_set = build_training_set(raw, labels, validation_participants=["2"])
+    assert roles(training_set) == [["sub-1", "sub-1"], ["sub-2"]]
+    one = build_training_set(raw, labels, validation_participants=["2"], sessions=["a"])
+    assert roles(one) == [["sub-1"], ["sub-2"]]
+
+
+def test_one_participant_in_both_roles(raw, labels):
+    with pytest.raises(DatasetError, match=r"sub-01 is asked for both"):
+        build_training_set(
+            raw, labels, learn_participants=["01"], validation_participants=["sub-01"]
+        )
+
+
+def test_nobody_to_validate_on(raw, labels):
+    (raw / "participants.tsv").unlink()
+    with pytest.raises(DatasetError, match=r"no participant to validate on; give .*split"):
+        build_training_set(raw, labels)
+    with pytest.raises(DatasetError, match="no participant to validate on"):
+        build_training_set(raw, labels, learn_participants=["01"])
+
+
+def test_nobody_to_learn_from(raw, labels):
+    (raw / "participants.tsv").write_text("participant_id\tsplit\nsub-04\tval\n")
+    with pytest.raises(DatasetError, match="no participant to learn from"):
+        build_training_set(raw, labels)
+
+
+def test_images_without_labels_are_left_out(raw, labels, caplog):
+    (labels / "sub-02/anat/sub-02_desc-manual_dseg.nii.gz").unlink()
+    with caplog.at_level(logging.WARNING, "l2s_pydra"):
+        assert roles(build_training_set(raw, labels)) == [["sub-01"], ["sub-03"]]
+    assert "sub-02_T1w" in caplog.text
+
+
+def test_a_role_without_labels(raw, labels):
+    (labels / "sub-03/anat/sub-03_desc-manual_dseg.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="no label map of the validation participants"):
+        build_training_set(raw, labels)
+
+
+def test_labels_of_other_images(raw, make_dataset):
+    labels = make_dataset("labels", ["sub-01/anat/sub-01_space-MNI_dseg.nii"])
+    with pytest.raises(DatasetError, match=r"files such as sub-01/anat/sub-01_desc-manual_dseg"):
+        build_training_set(raw, labels)
+
+
+def test_no_table(raw, labels):
+    (labels / "desc-manual_dseg.tsv").unlink()
+    with pytest.raises(DatasetError, match="has no label table"):
+        build_training_set(raw, labels)
+
+
+def test_no_image(raw, labels):
+    with pytest.raises(NoImageError):
+        build_training_set(raw, labels, suffixes=["FLAIR"])
+
+
+def test_label_maps_of_held_out_participants_are_never_used(raw, labels, caplog):
+    with caplog.at_level(logging.WARNING, "l2s_pydra"):
+        training_set = build_training_set(raw, labels, labels)
+    assert [r.participant for r in training_set.label_maps] == ["sub-01", "sub-02"]
+    assert training_set.maps_table == labels / "desc-manual_dseg.tsv"
+    assert "2 label map(s) of validation or test participants left out" in caplog.text
+
+
+def test_label_maps_of_held_out_participants_only(raw, labels, make_dataset):
+    maps = make_dataset("maps", ["sub-03/anat/sub-03_dseg.nii", "dseg.tsv"])
+    with pytest.raises(DatasetError, match="all label maps are of validation or test"):
+        build_training_set(raw, labels, maps)
+
+
+def test_label_maps_of_strangers(raw, labels, make_dataset):
+    maps = make_dataset(
+        "maps", ["sub-x/anat/sub-x_desc-a_dseg.nii", "sub-x/anat/sub-x_desc-b_dseg.nii", "dseg.tsv"]
+    )
+    with pytest.raises(DatasetError, match="--label-maps-desc"):
+        build_training_set(raw, labels, maps)
+    training_set = build_training_set(raw, labels, maps, label_maps_desc="b")
+    assert [r.name for r in training_set.label_maps] == ["sub-x_desc-b_dseg"]
+    assert training_set.maps_table == maps / "dseg.tsv"
