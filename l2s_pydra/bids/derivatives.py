@@ -17,6 +17,7 @@ __all__ = [
     "Published",
     "dataset_path",
     "derivative_path",
+    "desc_label",
     "publish",
     "write_json",
     "write_text",
@@ -43,6 +44,15 @@ class DatasetRow(Protocol):
 
     @property
     def path(self) -> str: ...
+
+
+def desc_label(entities: Mapping[str, str]) -> str:
+    """Return the ``desc`` of the outputs of an image: its suffix, after its own ``desc`` if any.
+
+    >>> desc_label({"subject": "01", "suffix": "T1w"})
+    'T1w'
+    """
+    return entities.get("desc", "") + entities["suffix"]
 
 
 def derivative_path(
@@ -75,7 +85,7 @@ def derivative_path(
     'sub-01/ses-a/anat/sub-01_ses-a_run-2_seg-common_desc-T1w_dseg.nii.gz'
     """
     source = {name: value for name, value in entities.items() if name != "suffix"}
-    named = {**source, "desc": source.get("desc", "") + entities["suffix"], **row.entities}
+    named = {**source, "desc": desc_label(entities), **row.entities}
     if row.segmented:
         named["segmentation"] = segmentation
     place = {"subject": source["subject"]}
