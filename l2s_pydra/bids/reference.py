@@ -56,10 +56,12 @@ def find_labels(
     maps = _label_records(root, desc, {image.entities["subject"] for image in images})
     if not maps:
         raise DatasetError(_no_map(root, desc, option))
+    maps_of, images_of = _by_scan(maps), _by_scan(images)
     pairs = {}
     for image in images:
-        matches = [record for record in maps if _source(record) == _source(image)]
-        matches = matches or [record for record in maps if _fits_only(record, image, images)]
+        near, rivals = maps_of[_scan(image)], images_of[_scan(image)]
+        matches = [record for record in near if _source(record) == _source(image)]
+        matches = matches or [record for record in near if _fits_only(record, image, rivals)]
         matches = _preferred(matches, image)
         if len(matches) > 1:
             raise DatasetError(_several(root, image.name, matches, option))
@@ -175,16 +177,24 @@ def _source(record: ImageRecord) -> frozenset[tuple[str, str]]:
     return frozenset(item for item in record.entities.items() if item[0] not in _NOT_SOURCE)
 
 
-def _fits(labels: ImageRecord, image: ImageRecord) -> bool:
-    same_scan = all(
-        labels.entities.get(entity) == image.entities.get(entity)
-        for entity in ("subject", "session")
-    )
-    return same_scan and _source(labels) < _source(image)
+def _scan(record: ImageRecord) -> tuple[str | None, str | None]:
+    """Participant and session, which a label map always shares with its image."""
+    return record.entities.get("subject"), record.entities.get("session")
 
 
-def _fits_only(labels: ImageRecord, image: ImageRecord, images: list[ImageRecord]) -> bool:
-    return _fits(labels, image) and sum(_fits(labels, other) for other in images) == 1
+def _by_scan(
+    records: list[ImageRecord],
+) -> dict[tuple[str | None, str | None], list[ImageRecord]]:
+    groups = defaultdict(list)
+    for record in records:
+        groups[_scan(record)].append(record)
+    return groups
+
+
+def _fits_only(labels: ImageRecord, image: ImageRecord, rivals: list[ImageRecord]) -> bool:
+    """Whether all entities of a label map are those of ``image`` and of no other image."""
+    fitting = [record for record in rivals if _source(labels) < _source(record)]
+    return fitting == [image]
 
 
 def _preferred(matches: list[ImageRecord], image: ImageRecord) -> list[ImageRecord]:
