@@ -1,0 +1,117 @@
+"""Pydra task that trains a model."""
+
+from pathlib import Path
+from typing import Any
+
+from fileformats.application import Json
+from fileformats.generic import Directory, File
+from fileformats.text import Tsv
+from pydra.compose import python
+
+from .. import __version__
+from .resources import Image, Resources
+
+__all__ = ["Learn"]
+
+
+@python.define
+class Learn(python.Task["Learn.Outputs"]):
+    """Train a segmentation model.
+
+    Parameters
+    ----------
+    images : list of Image
+        Real images, those to learn from and those to validate on.
+    labels : list of Image
+        Manual labels on the grid of each image.
+    participants : list of str
+        Participant of each image; names the task's inputs too, as Pydra hashes content only.
+    roles : list of str
+        ``learn`` or ``validate``, one per image.
+    label_maps : list of Image
+        Label maps that synthetic images are made from; may be empty.
+    config : dict
+        Settings, as ``l2s_pydra.config.LearnConfig.to_dict`` gives them.
+    real_table : Tsv
+        BIDS ``dseg.tsv`` of ``labels``.
+    maps_table : Tsv, optional
+        BIDS ``dseg.tsv`` of ``label_maps``; ``real_table`` if there is none.
+    label_mapping : Tsv, optional
+        Table with the columns ``index`` and ``mapping``: labels of ``label_maps`` to those of
+        ``labels``.
+    segmentation : str
+        Value of the ``seg-`` entity of what the model will write.
+    resources : Resources
+        Where to run; not hashed.
+    code_version : str
+        Version of the software; another version trains anew.
+    """
+
+    images: list[Image]
+    labels: list[Image]
+    participants: list[str]
+    roles: list[str]
+    label_maps: list[Image]
+    config: dict[str, Any]
+    real_table: Tsv
+    maps_table: Tsv | None = None
+    label_mapping: Tsv | None = None
+    segmentation: str = "learned"
+    resources: Resources = Resources()
+    code_version: str = __version__
+
+    class Outputs(python.Outputs):
+        """The model.
+
+        Parameters
+        ----------
+        model : Directory
+            The model folder.
+        weights : File
+            ``weights.safetensors`` in it.
+        model_config : Json
+            ``config.json`` in it.
+        model_labels : Tsv
+            ``labels.tsv`` in it.
+        """
+
+        model: Directory
+        weights: File
+        model_config: Json
+        model_labels: Tsv
+
+    @staticmethod
+    def function(
+        images: list[File],
+        labels: list[File],
+        participants: list[str],
+        roles: list[str],
+        label_maps: list[File],
+        config: dict[str, Any],
+        real_table: File,
+        maps_table: File | None,
+        label_mapping: File | None,
+        segmentation: str,
+        resources: Resources,
+        code_version: str,
+    ) -> tuple[Path, Path, Path, Path]:
+        """Train a segmentation model with :func:`l2s_pydra.steps.learn.learn`."""
+        from ..steps.learn import learn
+
+        model = learn(
+            images=[Path(image) for image in images],
+            labels=[Path(label) for label in labels],
+            participants=participants,
+            roles=roles,
+            label_maps=[Path(label_map) for label_map in label_maps],
+            real_table=Path(real_table),
+            maps_table=Path(maps_table) if maps_table else None,
+            label_mapping=Path(label_mapping) if label_mapping else None,
+            config=config,
+            segmentation=segmentation,
+            out_dir=Path.cwd(),
+            checkpoint_dir=Path(resources.checkpoint_dir) if resources.checkpoint_dir else None,
+            device=resources.device,
+            threads=resources.threads,
+        )
+        return model, model / "weights.safetensors", model / "config.json", model / "labels.tsv"

@@ -1,0 +1,40 @@
+"""What the tasks share: the type of an image, and where a task runs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+from fileformats.generic import File
+from fileformats.medimage import MghGz, Nifti1, NiftiGz
+
+__all__ = ["Image", "Resources"]
+
+Image = NiftiGz | Nifti1 | MghGz | File
+"""Type of an image file.
+
+``File`` closes the union because Pydra checks types, magic number included, while it builds the
+workflow: a truncated image would otherwise stop the workflow and not only its own task.
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Resources:
+    """Where a task runs; no part of what it computes, and therefore no part of Pydra's hash.
+
+    Examples
+    --------
+    >>> from pydra.utils.hash import hash_function
+    >>> hash_function(Resources(device="cpu")) == hash_function(Resources(threads=8))
+    True
+    """
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
+    threads: int | None = None
+    """CPU threads; ``None`` leaves PyTorch's default."""
+    checkpoint_dir: str | None = None
+    """Folder from which an interrupted training run goes on; ``None`` keeps no checkpoints."""
+
+    def __bytes_repr__(self, cache: Any) -> Iterator[bytes]:
+        """Give Pydra the same bytes for all instances."""
+        yield b"l2s_pydra.tasks.Resources"
