@@ -1,1 +1,12 @@
-"""Nipype interfaces, one a step."""
+"""Nipype interfaces, one a step.
+
+Each interface only calls a function of :mod:`l2s_pydra.steps` and names what it wrote. ``device``
+and ``threads`` are not hashed; ``use_gpu`` is what Nipype's scheduler looks for; ``code_version``
+is an input so that another version of the software does not serve old results.
+"""
+
+from .evaluate import Evaluate
+from .learn import Learn
+from .segment import Segment
+
+__all__ = ["Evaluate", "Learn", "Segment"]

@@ -1,0 +1,87 @@
+"""Nipype interface that trains a model."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import Directory, File, TraitedSpec, traits
+
+from .base import LEARN2SYNTH, SYNTHSEG, DeviceInputSpec, StepInterface
+
+__all__ = ["Learn"]
+
+
+class _LearnInputSpec(DeviceInputSpec):
+    images = traits.List(File(exists=True), mandatory=True, desc="real images")
+    labels = traits.List(
+        File(exists=True), mandatory=True, desc="manual labels on the grid of each image"
+    )
+    participants = traits.List(traits.Str, mandatory=True, desc="participant of each image")
+    roles = traits.List(
+        traits.Enum("learn", "validate"), mandatory=True, desc="what each image is for"
+    )
+    label_maps = traits.List(
+        File(exists=True), usedefault=True, desc="label maps that synthetic images are made from"
+    )
+    config = traits.Dict(
+        mandatory=True, desc="settings, as l2s_pydra.config.LearnConfig.to_dict gives them"
+    )
+    real_table = File(exists=True, mandatory=True, desc="BIDS dseg.tsv of the labels")
+    maps_table = File(exists=True, desc="BIDS dseg.tsv of the label maps, if another one")
+    label_mapping = File(
+        exists=True, desc="index and mapping: labels of the label maps to those of the labels"
+    )
+    segmentation = traits.Str(
+        "learned", usedefault=True, desc="seg- entity of what the model will write"
+    )
+    checkpoint_dir = Directory(
+        nohash=True, desc="folder from which an interrupted training run goes on"
+    )
+
+
+class _LearnOutputSpec(TraitedSpec):
+    model = Directory(exists=True, desc="model folder")
+    weights = File(exists=True, desc="weights.safetensors in it")
+    config = File(exists=True, desc="config.json in it")
+    labels = File(exists=True, desc="labels.tsv in it")
+
+
+class Learn(StepInterface):
+    """Train a segmentation model.
+
+    Examples
+    --------
+    >>> from l2s_pydra.interfaces import Learn
+    >>> learn = Learn(segmentation="aseg", use_gpu=True)
+    >>> learn.inputs.code_version == learn.version
+    True
+    """
+
+    input_spec = _LearnInputSpec
+    output_spec = _LearnOutputSpec
+    _references = [LEARN2SYNTH, SYNTHSEG]  # noqa: RUF012 (Nipype's attribute)
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from ..steps.learn import learn
+
+        tables = {
+            name: Path(value) if (value := self._given(name)) else None
+            for name in ("maps_table", "label_mapping", "checkpoint_dir")
+        }
+        model = learn(
+            images=[Path(image) for image in self.inputs.images],
+            labels=[Path(label) for label in self.inputs.labels],
+            participants=list(self.inputs.participants),
+            roles=list(self.inputs.roles),
+            label_maps=[Path(label_map) for label_map in self.inputs.label_maps],
+            real_table=Path(self.inputs.real_table),
+            config=dict(self.inputs.config),
+            segmentation=self.inputs.segmentation,
+            out_dir=Path(runtime.cwd),
+            **tables,
+            **self._resources(),
+        )
+        self._results["model"] = str(model)
+        self._results["weights"] = str(model / "weights.safetensors")
+        self._results["config"] = str(model / "config.json")
+        self._results["labels"] = str(model / "labels.tsv")
+        return runtime
