@@ -1,0 +1,136 @@
+"""The BIDS App: what happens between the command line and the levels.
+
+Nothing here imports PyTorch: the heavy work runs in processes of their own.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from l2s_pydra.bids.provenance import new_run_id
+from l2s_pydra.errors import ConfigError, L2SError, NoImageError
+from l2s_pydra.workflows.logs import set_up_logging
+from l2s_pydra.workflows.options import Options
+from l2s_pydra.workflows.validation import InvalidBidsError, validate
+
+__all__ = ["run"]
+
+_log = logging.getLogger(__name__)
+EX_FAILED, EX_INVALID_BIDS, EX_NO_IMAGE, EX_USAGE, EX_DATA = 1, 16, 18, 64, 65
+"""Exit codes of the BIDS execution specification."""
+_EXIT_CODES: dict[type[L2SError], int] = {
+    InvalidBidsError: EX_INVALID_BIDS,
+    NoImageError: EX_NO_IMAGE,
+    ConfigError: EX_USAGE,
+    L2SError: EX_DATA,
+}
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+def run(options: Options) -> int:
+    """Run the application.
+
+    Parameters
+    ----------
+    options : Options
+        What the command line decided.
+
+    Returns
+    -------
+    int
+        Exit code of the BIDS execution specification.
+    """
+    set_up_logging(options.verbosity)
+    _set_up_processes(options)
+    try:
+        with _end_on_sigterm():
+            return _run_levels(options)
+    except L2SError as error:
+        _log.error("%s", error)
+        return next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
+    except _Terminated:
+        _log.error("terminated; the same command goes on from here")
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        _log.error("interrupted; the same command goes on from here")
+        return 128 + signal.SIGINT
+    except OSError as error:
+        _log.error("%s", error, exc_info=options.verbosity > 0)
+        return EX_FAILED
+
+
+def _run_levels(options: Options) -> int:
+    from l2s_pydra.workflows.engine import Outcome, claim
+    from l2s_pydra.workflows.session import Failure, Session
+
+    if not options.skip_validation and {"learn", "participant"} & set(options.levels):
+        validate(options.bids_dir)
+    uuid = new_run_id()
+    stage = options.work_dir / "stage" / uuid
+    with claim(options.work_dir) as cache:
+        session = Session(options=options, uuid=uuid, cache=cache, stage=stage)
+        try:
+            return _levels(session)
+        except (L2SError, OSError):
+            raise
+        except Exception:
+            outcome = Outcome(traceback=traceback.format_exc())
+            session.fail(Failure(name="run", file="l2s-pydra", outcome=outcome))
+            session.publish()
+            return EX_FAILED
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _levels(session: Any) -> int:
+    from l2s_pydra.workflows.comparing import group
+    from l2s_pydra.workflows.learning import learn
+    from l2s_pydra.workflows.model_files import find_model
+    from l2s_pydra.workflows.segmenting import participant
+
+    options = session.options
+    model, failures = None, []
+    if "learn" in options.levels:
+        model, failures = learn(session)
+        if model is None:
+            return EX_FAILED
+    if options.model is not None or (model is None and "participant" in options.levels):
+        model = find_model(options.model, options.output_dir)
+    if "participant" in options.levels:
+        failures += participant(session, model)
+    if "group" in options.levels:
+        failures += group(session, model, failures)
+    return EX_FAILED if failures else 0
+
+
+def _set_up_processes(options: Options) -> None:
+    """Set the environment that the worker processes inherit."""
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"  # no telemetry
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(options.threads or options.n_procs))
+
+
+@contextlib.contextmanager
+def _end_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that processes and files are cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    old = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)

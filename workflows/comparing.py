@@ -1,0 +1,229 @@
+"""The level ``group``: volumes and overlap of everyone in the output folder."""
+
+import csv
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from l2s_pydra.bids.dataset import find_labels, shared_table
+from l2s_pydra.bids.derivatives import derivative_path, write_text
+from l2s_pydra.bids.entities import ImageRecord, join_entities
+from l2s_pydra.errors import DatasetError
+from l2s_pydra.steps.outputs import IMAGE_OUTPUTS
+from l2s_pydra.tasks import Evaluate
+from l2s_pydra.workflows import engine
+from l2s_pydra.workflows.evaluate import EvaluateImage, EvaluateImages
+from l2s_pydra.workflows.model_files import ModelFiles
+from l2s_pydra.workflows.session import Failure, Session, code_version
+
+__all__ = ["group"]
+
+_log = logging.getLogger(__name__)
+_WHO = ("participant_id", "session_id", "desc")
+
+
+def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure]) -> list[Failure]:
+    """Gather volumes, compare with references, and write the page of the group.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+    model : ModelFiles or None
+        The model just used, if any: its segmentations are gathered.
+    failed : sequence of Failure
+        What went wrong before, for the page.
+
+    Returns
+    -------
+    list of Failure
+        The images that could not be compared.
+
+    Raises
+    ------
+    DatasetError
+        If there is nothing to gather, or the choice is not clear.
+    """
+    from l2s_pydra.steps.report import report_group
+
+    segmentation, segmented = _find_segmented(session, model)
+    volumes = session.path("volumes", segmentation=segmentation)
+    _join(segmented, [image.volumes for image in segmented], volumes)
+    compared, failures = _compare(session, segmented)
+    dice = session.path("dice", segmentation=segmentation) if compared else None
+    if dice:
+        _join(list(compared), list(compared.values()), dice)
+    report_group(
+        volumes=volumes,
+        dice=dice,
+        failures=[failure.row for failure in (*failed, *failures)],
+        out_file=session.path("group_page"),
+    )
+    session.publish()
+    _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
+    return failures
+
+
+@attrs.frozen
+class _Segmented:
+    """A segmentation in the output folder."""
+
+    volumes: Path
+    """Its table of volumes."""
+    entities: Mapping[str, str] = attrs.field(hash=False)
+    """Entities in its name."""
+
+    @property
+    def dseg(self) -> Path:
+        """The segmentation."""
+        return self.volumes.with_name(self.volumes.name.replace("_morph.tsv", "_dseg.nii.gz"))
+
+    @property
+    def labels(self) -> Path:
+        """Its label table."""
+        return self.volumes.with_name(self.volumes.name.replace("_morph.tsv", "_dseg.tsv"))
+
+    @property
+    def name(self) -> str:
+        """Name of the image it was made from."""
+        own = ("segmentation", "desc", "suffix")
+        source = {key: value for key, value in self.entities.items() if key not in own}
+        return f"{join_entities(source)}_{self.entities.get('desc', 'image')}"
+
+    @property
+    def who(self) -> tuple[str, str, str]:
+        """Values of the first columns of a table of the group."""
+        session = self.entities.get("session")
+        return (
+            f"sub-{self.entities['subject']}",
+            f"ses-{session}" if session else "n/a",
+            self.entities.get("desc", "n/a"),
+        )
+
+
+def _find_segmented(session: Session, model: ModelFiles | None) -> tuple[str, list[_Segmented]]:
+    """Segmentations of one kind in the output folder, and the kind."""
+    root = session.options.output_dir
+    found: dict[str, list[_Segmented]] = {}
+    for path in sorted(root.glob("sub-*/**/*_morph.tsv")):
+        entities = ImageRecord.from_path(path, root).entities
+        found.setdefault(entities.get("segmentation", ""), []).append(_Segmented(path, entities))
+    wanted = session.options.segmentation or (model.segmentation if model else None)
+    if wanted is None and len(found) > 1:
+        raise DatasetError(
+            f"{root}: holds several segmentations ({', '.join(sorted(found))}); "
+            "choose one by --segmentation"
+        )
+    chosen = found.get(wanted, []) if wanted else next(iter(found.values()), [])
+    if not chosen:
+        raise DatasetError(
+            f"{root}: holds no segmentation{f' seg-{wanted}' if wanted else ''}; "
+            "run the level participant first"
+        )
+    return chosen[0].entities["segmentation"], chosen
+
+
+def _join(images: Sequence[_Segmented], tables: Iterable[Path], out_file: Path) -> None:
+    """Write one table of many, each row after the columns that say whose it is."""
+    header: list[str] = []
+    lines = []
+    for image, table in zip(images, tables, strict=True):
+        with table.open(newline="", encoding="utf-8") as file:
+            columns, *rows = csv.reader(file, delimiter="\t")
+        header = header or [*_WHO, *columns]
+        lines += [[*image.who, *row] for row in rows]
+    write_text(out_file, "".join("\t".join(line) + "\n" for line in [header, *lines]))
+
+
+def _compare(
+    session: Session, segmented: Sequence[_Segmented]
+) -> tuple[dict[_Segmented, Path], list[Failure]]:
+    """Compare the segmentations that have a reference, each on its own."""
+    references = _find_references(session, segmented)
+    if not references:
+        return {}, []
+    folder = session.options.references or session.options.real_labels or session.options.bids_dir
+    # A mapping given for learning is from the label maps, and of no use here.
+    mapping = session.options.label_mapping if "learn" not in session.options.levels else None
+    shared = {
+        "reference_table": shared_table(folder, references.values()),
+        "label_mapping": mapping,
+        "code_version": code_version(),
+    }
+    images = list(references)
+    workflow = EvaluateImages(
+        dsegs=[image.dseg for image in images],
+        names=[image.name for image in images],
+        references=[references[image] for image in images],
+        model_labels=[image.labels for image in images],
+        **shared,
+    )
+    tasks = {
+        image: [
+            EvaluateImage(
+                dseg=image.dseg,
+                name=image.name,
+                reference=references[image],
+                model_labels=image.labels,
+                **shared,
+            ),
+            Evaluate(
+                dsegs=[image.dseg],
+                names=[image.name],
+                references=[references[image]],
+                model_labels=image.labels,
+                **shared,
+            ),
+        ]
+        for image in images
+    }
+    parts = [task for both in tasks.values() for task in both]
+    n_procs, _ = session.share(len(images))
+    engine.run(workflow, parts, session.cache, session.worker(n_procs))
+    outcomes = {image: engine.outcome_of(both, session.cache) for image, both in tasks.items()}
+    tables = {image: Path(o.outputs.table) for image, o in outcomes.items() if o.outputs}
+    failures = [
+        session.fail(
+            Failure(
+                name=f"{image.name}Dice",
+                file=image.dseg.relative_to(session.options.output_dir).as_posix(),
+                participant=image.who[0],
+                outcome=outcome,
+            )
+        )
+        for image, outcome in outcomes.items()
+        if not outcome.outputs
+    ]
+    return tables, failures
+
+
+def _find_references(session: Session, segmented: Sequence[_Segmented]) -> dict[_Segmented, Path]:
+    """Find reference labels of the images whose segmentations are there."""
+    options = session.options
+    folder = options.references or options.real_labels
+    if folder is None:
+        return {}
+    segmentation = segmented[0].entities["segmentation"]
+    by_path = {image.dseg: image for image in segmented}
+    descs = {image.entities.get("desc", "") for image in segmented}
+    raw = session.images(participants=None, sessions=None, suffixes=sorted(descs), filters=None)
+    images = {
+        record.name: by_path[dseg]
+        for record in raw
+        if (
+            dseg := options.output_dir
+            / derivative_path(record.entities, IMAGE_OUTPUTS["dseg"], segmentation=segmentation)
+        )
+        in by_path
+    }
+    present = [record for record in raw if record.name in images]
+    try:
+        labels = find_labels(folder, present, desc=options.labels_desc)
+    except DatasetError as error:
+        if options.references is not None:
+            raise
+        _log.warning("no comparison with references: %s", error)
+        return {}
+    return {images[name]: path for name, path in labels.items()}

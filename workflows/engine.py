@@ -1,0 +1,153 @@
+"""Running Pydra workflows, around its rough edges.
+
+Pydra 1.0a never runs a failed node again from the same cache, keeps the empty result of an
+interrupted workflow as a good one, says only that *something* failed when one image of many does,
+and leaves locks behind that a killed container can no longer be asked about.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .worker import IsolatingWorker, Submitter
+
+__all__ = ["Outcome", "claim", "outcome_of", "run"]
+
+
+@attrs.frozen
+class Outcome:
+    """What became of a task."""
+
+    outputs: Any = None
+    """Its outputs, if it succeeded."""
+    traceback: str = ""
+    """Its error in full, if it failed."""
+
+    @property
+    def reason(self) -> str:
+        """The error in one line, without the name of its class if the error is one of ours."""
+        return _reason(self.traceback)
+
+
+@contextlib.contextmanager
+def claim(work_dir: Path) -> Iterator[Path]:
+    """Prepare the working directory for a run, and yield the folder of Pydra's cache.
+
+    Locks that a killed run left behind are removed, unless another run is using the directory: a
+    lock names a process, and that number may belong to a different one in the next container.
+
+    Parameters
+    ----------
+    work_dir : Path
+        The working directory; made if need be.
+    """
+    cache = work_dir / "pydra"
+    hashes = work_dir / "hashes"
+    for folder in (cache, hashes):
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ["PYDRA_HASH_CACHE"] = str(hashes)
+    with (work_dir / ".in_use").open("w") as handle:
+        if _lock(handle, exclusive=True):
+            for lock in (*cache.glob("*.lock"), *hashes.glob("*.lock")):
+                lock.unlink(missing_ok=True)
+        _lock(handle, exclusive=False)
+        yield cache
+
+
+def _lock(handle: Any, *, exclusive: bool) -> bool:
+    """Lock an open file without waiting; the kernel lets go when the process ends."""
+    try:
+        import fcntl
+
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; or another run; or a file system without locks
+        return False
+    return True
+
+
+def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorker) -> None:
+    """Run a workflow; read what became of its parts with :func:`outcome_of`.
+
+    Parameters
+    ----------
+    workflow : pydra workflow
+        What to run.
+    parts : sequence of pydra tasks
+        The tasks and workflows inside it, with the inputs they will have in there.
+    cache : Path
+        Pydra's cache, from :func:`claim`.
+    worker : IsolatingWorker
+        Runs the jobs; closed at the end.
+    """
+    for task in (workflow, *parts):
+        _forget_failure(task, cache)
+    with Submitter(cache_root=cache, worker=worker) as submitter, contextlib.suppress(Exception):
+        # Pydra raises where the workflow itself could not store a result. The parts tell why.
+        submitter(workflow, raise_errors=False)
+
+
+def outcome_of(tasks: Sequence[Any], cache: Path) -> Outcome:
+    """Return what became of nested tasks, from the outermost to the innermost.
+
+    Parameters
+    ----------
+    tasks : sequence of pydra tasks
+        A workflow and, in order, what it contains: the innermost error is the most telling, the
+        outermost outputs are what was asked for.
+    cache : Path
+        Pydra's cache.
+    """
+    result = _result(tasks[0], cache)
+    if _good(result):
+        return Outcome(outputs=result.outputs)
+    for task in reversed(tasks):
+        result = _result(task, cache)
+        if result is not None and result.errored and result.errors:
+            return Outcome(traceback="".join(result.errors["error message"]))
+    return Outcome(traceback="RuntimeError: not run, because the run was stopped\n")
+
+
+def _result(task: Any, cache: Path) -> Any:
+    from pydra.engine.result import load_result
+
+    return load_result(task._checksum, [cache])
+
+
+def _good(result: Any) -> bool:
+    """Whether a result can be used: an interrupted job has none, and yet no error."""
+    return result is not None and not result.errored and result.outputs is not None
+
+
+def _forget_failure(task: Any, cache: Path) -> None:
+    """Remove a task's cache entry unless it is good.
+
+    Entries of workflows are always removed: they hold nothing but links to those of tasks, and a
+    link may point nowhere if someone tidied the cache.
+    """
+    from pydra.utils.general import is_workflow
+
+    entry = cache / task._checksum
+    if entry.is_dir() and (is_workflow(task) or not _good(_result(task, cache))):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _reason(traceback: str) -> str:
+    r"""Error message at the end of a traceback.
+
+    >>> _reason('Traceback:\n  File "a.py", line 1, in f\n    g()\nValueError: no g\nsee h\n')
+    'ValueError: no g'
+    >>> _reason("l2s_pydra.errors.ImageError: sub-01_T1w.nii.gz: is empty; fetch it again")
+    'sub-01_T1w.nii.gz: is empty; fetch it again'
+    """
+    lines = traceback.splitlines()
+    frames = [n for n, line in enumerate(lines) if line.startswith('  File "')]
+    after = lines[frames[-1] + 1 :] if frames else lines
+    message = next((line for line in after if line and not line.startswith(" ")), "unknown error")
+    name, _, text = message.partition(": ")
+    return text if name.startswith("l2s_pydra.errors.") and text else message

@@ -1,0 +1,129 @@
+"""The level ``learn``: train a model and publish it."""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydra.utils.hash import hash_function
+
+from l2s_pydra.bids.dataset import TrainingSet, build_training_set
+from l2s_pydra.bids.entities import parse_name
+from l2s_pydra.tasks import Learn, Resources
+from l2s_pydra.workflows import engine
+from l2s_pydra.workflows.learn import LearnModel
+from l2s_pydra.workflows.model_files import ModelFiles
+from l2s_pydra.workflows.session import Failure, Session, code_version
+
+__all__ = ["learn"]
+
+_log = logging.getLogger(__name__)
+
+
+def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
+    """Train a model and publish it with its report.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+
+    Returns
+    -------
+    model : ModelFiles or None
+        The model in the output folder, if the training succeeded.
+    failures : list of Failure
+        Why not, if it did not.
+
+    Raises
+    ------
+    DatasetError
+        If the training set is not as asked for.
+    """
+    inputs = _inputs(session, _training_set(session))
+    # The folder depends on all that decides the result, so that only the same training goes on.
+    checkpoints = session.options.work_dir / "checkpoints" / hash_function(Learn(**inputs))[:16]
+    resources = Resources(
+        device=session.options.device,
+        threads=session.options.threads or session.options.n_procs,
+        checkpoint_dir=str(checkpoints),
+    )
+    tasks = [LearnModel(**inputs, resources=resources), Learn(**inputs, resources=resources)]
+    engine.run(tasks[0], tasks[1:], session.cache, session.worker(1))
+    outcome = engine.outcome_of(tasks, session.cache)
+    if outcome.outputs is None:
+        failure = session.fail(Failure(name="learn", file="training", outcome=outcome))
+        session.publish()
+        return None, [failure]
+    model = _publish(session, Path(outcome.outputs.model))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    _log.info("model: %s", model.folder)
+    return model, []
+
+
+def _training_set(session: Session) -> TrainingSet:
+    options = session.options
+    found = build_training_set(
+        options.bids_dir,
+        options.real_labels or options.bids_dir,
+        options.label_maps,
+        labels_desc=options.labels_desc,
+        label_maps_desc=options.label_maps_desc,
+        learn_participants=options.learn_participants,
+        validation_participants=options.validation_participants,
+        suffixes=options.suffixes,
+        filters=session.filters,
+        database_dir=options.database_dir,
+    )
+    _log.info(
+        "learning from %d image(s), validating on %d, with %d label map(s) more",
+        len(found.learn),
+        len(found.validate),
+        len(found.label_maps),
+    )
+    return found
+
+
+def _inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
+    """Gather the inputs of the task, all but where it runs."""
+    pairs = (*training_set.learn, *training_set.validate)
+    return {
+        "images": [image.path for image, _ in pairs],
+        "labels": [labels for _, labels in pairs],
+        "participants": [image.participant for image, _ in pairs],
+        "roles": ["learn"] * len(training_set.learn) + ["validate"] * len(training_set.validate),
+        "label_maps": [record.path for record in training_set.label_maps],
+        "config": session.options.config.to_dict(),
+        "real_table": training_set.real_table,
+        "maps_table": training_set.maps_table,
+        "label_mapping": session.options.label_mapping,
+        "segmentation": session.options.segmentation or _segmentation(pairs[0][1]),
+        "code_version": code_version(),
+    }
+
+
+def _segmentation(labels: Path) -> str:
+    """Name the segmentation after the labels it is learned from.
+
+    >>> _segmentation(Path("sub-01_desc-common_dseg.nii.gz"))
+    'common'
+    """
+    entities = parse_name(labels.name)
+    name = entities.get("segmentation") or entities.get("desc") or "learned"
+    return re.sub("[^a-zA-Z0-9]", "", name) or "learned"
+
+
+def _publish(session: Session, folder: Path) -> ModelFiles:
+    """Copy the model out of the cache, add its report, and publish both."""
+    from l2s_pydra.steps.report import report_model
+
+    staged = session.path("model", model=ModelFiles.read(folder).name)
+    shutil.copytree(folder, staged, dirs_exist_ok=True)
+    model = ModelFiles.read(staged)
+    report_model(staged, staged / "report.html")
+    session.stage_record(session.record(model))
+    session.describe(model)
+    session.publish()
+    published = session.options.output_dir / staged.relative_to(session.stage)
+    return ModelFiles.read(published)

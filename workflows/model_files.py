@@ -1,0 +1,117 @@
+"""Model folders, as the orchestration sees them: files, not networks."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from l2s_pydra.errors import ModelError
+
+__all__ = ["ModelFiles", "find_model"]
+
+_FILES = ("weights.safetensors", "config.json", "labels.tsv")
+
+
+@attrs.frozen
+class ModelFiles:
+    """A model folder whose files are there and whose configuration can be read."""
+
+    folder: Path
+    """The folder."""
+    config: dict[str, Any] = attrs.field(repr=False, hash=False)
+    """Contents of ``config.json``."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelFiles":
+        """Read the configuration of a model folder.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or the configuration cannot be read.
+        """
+        for name in _FILES:
+            if not (folder / name).is_file():
+                raise ModelError(
+                    f"{folder}: is no model folder, {name} is missing; "
+                    "give a folder that the level learn wrote"
+                )
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if not isinstance(config, dict) or {"name", "segmentation"} - set(config):
+                raise ValueError("no name and segmentation in it")
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{folder / 'config.json'}: cannot be read ({error}); copy the model again"
+            ) from error
+        return cls(folder, config)
+
+    @property
+    def weights(self) -> Path:
+        """The weights."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration."""
+        return self.folder / "config.json"
+
+    @property
+    def labels(self) -> Path:
+        """The label table."""
+        return self.folder / "labels.tsv"
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return str(self.config["name"])
+
+    @property
+    def segmentation(self) -> str:
+        """Value of the ``seg-`` entity of what the model writes."""
+        return str(self.config["segmentation"])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Configuration and checksum, as :mod:`l2s_pydra.bids` wants them."""
+        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        return {**self.config, "sha256": digest}
+
+
+def find_model(wanted: str | None, output_dir: Path) -> ModelFiles:
+    """Find the model to segment with.
+
+    Parameters
+    ----------
+    wanted : str or None
+        Folder of a model, or name of one in ``output_dir``; ``None`` takes the only one there.
+    output_dir : Path
+        Root of the derivative.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the choice is not clear.
+    """
+    models = output_dir / "models"
+    present = sorted(path.name for path in models.glob("model-*") if path.is_dir())
+    if wanted is not None:
+        named = models / f"model-{wanted.removeprefix('model-')}"
+        folder = Path(wanted).expanduser()
+        if not folder.is_dir() and not named.is_dir():
+            raise ModelError(
+                f"--model {wanted}: no such folder, and no such model in {models} "
+                f"(there: {', '.join(present) or 'none'})"
+            )
+        return ModelFiles.read((folder if folder.is_dir() else named).resolve())
+    if not present:
+        raise ModelError(
+            f"{models}: has no model; run the level learn first, or give one by --model"
+        )
+    if len(present) > 1:
+        raise ModelError(
+            f"{models}: has several models ({', '.join(present)}); choose one by --model"
+        )
+    return ModelFiles.read(models / present[0])

@@ -1,0 +1,137 @@
+"""Nipype workflows around the interfaces.
+
+Each factory returns a workflow with an ``inputnode`` and an ``outputnode``, to be connected into
+another workflow. A workflow handles one image, so that a broken image stops only its own.
+"""
+
+from typing import Any
+
+__all__ = ["init_learn_wf", "init_segment_wf"]
+
+_MODEL = ("weights", "config", "labels")
+
+
+def init_learn_wf(
+    *,
+    config: dict[str, Any],
+    segmentation: str = "learned",
+    use_gpu: bool = False,
+    threads: int = 1,
+    mem_gb: float = 8.0,
+    name: str = "learn_wf",
+) -> Any:
+    """Build a workflow that trains a model.
+
+    Parameters
+    ----------
+    config : dict
+        Settings, as :meth:`l2s_pydra.config.LearnConfig.to_dict` gives them.
+    segmentation : str, default="learned"
+        Value of the ``seg-`` entity of what the model will write.
+    use_gpu : bool, default=False
+        Ask the scheduler for a GPU.
+    threads : int, default=1
+        CPU threads.
+    mem_gb : float, default=8.0
+        Memory the scheduler sets aside, GB.
+    name : str, default="learn_wf"
+        Name of the workflow.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+        ``inputnode`` has ``images``, ``labels``, ``participants``, ``roles``, ``label_maps``,
+        ``real_table``, ``maps_table``, ``label_mapping`` and ``checkpoint_dir``; ``outputnode`` has
+        ``model``, ``weights``, ``config`` and ``labels``.
+
+    Examples
+    --------
+    >>> from l2s_pydra.config import preset
+    >>> learn_wf = init_learn_wf(config=preset("quick").to_dict())
+    >>> sorted(learn_wf.list_node_names())
+    ['inputnode', 'learn', 'outputnode']
+    """
+    from nipype.interfaces.utility import IdentityInterface
+    from nipype.pipeline import engine as pe
+
+    from l2s_pydra.interfaces import Learn
+
+    fields = ["images", "labels", "participants", "roles", "label_maps", "real_table"]
+    fields += ["maps_table", "label_mapping", "checkpoint_dir"]
+    outputs = ["model", *_MODEL]
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    learn = pe.Node(
+        Learn(config=config, segmentation=segmentation, use_gpu=use_gpu, threads=threads),
+        name="learn",
+        n_procs=threads,
+        mem_gb=mem_gb,
+    )
+    outputnode = pe.Node(IdentityInterface(fields=outputs), name="outputnode")
+    workflow.connect(
+        [
+            (inputnode, learn, [(field, field) for field in fields]),
+            (learn, outputnode, [(field, field) for field in outputs]),
+        ]
+    )
+    return workflow
+
+
+def init_segment_wf(
+    *,
+    probseg: bool = False,
+    use_gpu: bool = False,
+    threads: int = 1,
+    mem_gb: float = 4.0,
+    name: str = "segment_wf",
+) -> Any:
+    """Build a workflow that segments one image.
+
+    Parameters
+    ----------
+    probseg : bool, default=False
+        Write every label's posterior too.
+    use_gpu : bool, default=False
+        Ask the scheduler for a GPU.
+    threads : int, default=1
+        CPU threads.
+    mem_gb : float, default=4.0
+        Memory the scheduler sets aside, GB.
+    name : str, default="segment_wf"
+        Name of the workflow.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+        ``inputnode`` has ``image``, ``entities``, ``source``, ``weights``, ``config`` and
+        ``labels``; ``outputnode`` has ``tree``, ``dseg``, ``morph`` and ``summary``.
+
+    Examples
+    --------
+    >>> segment_wf = init_segment_wf(name="segment_sub_01_wf")
+    >>> sorted(segment_wf.list_node_names())
+    ['inputnode', 'outputnode', 'segment']
+    """
+    from nipype.interfaces.utility import IdentityInterface
+    from nipype.pipeline import engine as pe
+
+    from l2s_pydra.interfaces import Segment
+
+    fields = ["image", "entities", "source", *_MODEL]
+    outputs = ["tree", "dseg", "morph", "summary"]
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    segment = pe.Node(
+        Segment(probseg=probseg, use_gpu=use_gpu, threads=threads),
+        name="segment",
+        n_procs=threads,
+        mem_gb=mem_gb,
+    )
+    outputnode = pe.Node(IdentityInterface(fields=outputs), name="outputnode")
+    workflow.connect(
+        [
+            (inputnode, segment, [(field, field) for field in fields]),
+            (segment, outputnode, [(field, field) for field in outputs]),
+        ]
+    )
+    return workflow

@@ -1,0 +1,87 @@
+"""What the command line decides, as one frozen record."""
+
+from pathlib import Path
+
+import attrs
+
+from l2s_pydra.config import LearnConfig
+
+__all__ = ["LEVELS", "Options"]
+
+LEVELS = ("learn", "participant", "group")
+"""Analysis levels, in the order in which they run."""
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Settings of a run; paths are absolute, because Pydra changes the working directory."""
+
+    bids_dir: Path
+    """Root of the raw data set."""
+    output_dir: Path
+    """Root of the derivative."""
+    work_dir: Path
+    """Caches, checkpoints and staged files; may be deleted at any time."""
+    levels: tuple[str, ...]
+    """What to do, out of :data:`LEVELS`."""
+
+    config: LearnConfig = attrs.field(factory=LearnConfig)
+    """Settings of the training."""
+    real_labels: Path | None = None
+    """Derivative with manual labels of images in ``bids_dir``."""
+    labels_desc: str | None = None
+    """Which of its labels, if there are several."""
+    label_maps: Path | None = None
+    """Derivative with label maps that synthetic images are made from."""
+    label_maps_desc: str | None = None
+    """Which of its label maps, if there are several."""
+    label_mapping: Path | None = None
+    """Table that maps labels of ``label_maps`` to those of ``real_labels``."""
+    learn_participants: tuple[str, ...] | None = None
+    """Whose labels theta is learned from; ``participants.tsv`` says it otherwise."""
+    validation_participants: tuple[str, ...] | None = None
+    """Whose labels choose the model; ``participants.tsv`` says it otherwise."""
+    segmentation: str | None = None
+    """Value of the ``seg-`` entity."""
+
+    model: str | None = None
+    """Folder or name of the model to segment with."""
+    probseg: bool = False
+    """Write posteriors too."""
+    references: Path | None = None
+    """Derivative with labels to compare with at the group level; ``real_labels`` otherwise."""
+
+    participants: tuple[str, ...] | None = None
+    """Only these participants."""
+    sessions: tuple[str, ...] | None = None
+    """Only these sessions."""
+    suffixes: tuple[str, ...] = ("T1w",)
+    """Contrasts."""
+    filter_file: Path | None = None
+    """JSON file of BIDS filters."""
+    database_dir: Path | None = None
+    """Folder that keeps pybids' index."""
+    skip_validation: bool = False
+    """Take the raw data set as it is."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
+    n_procs: int = 1
+    """CPUs to use in all."""
+    threads: int | None = None
+    """CPUs to use in one process."""
+    stop_on_first_crash: bool = False
+    """Start nothing more after a failure."""
+    verbosity: int = 0
+    """How much to say, 0 to 2."""
+    command: tuple[str, ...] = ()
+    """The command line, for the record."""
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Folders by the names that stand for them in records."""
+        return {
+            name: getattr(self, name)
+            for name in ("bids_dir", "output_dir", "work_dir", "real_labels", "label_maps")
+            if getattr(self, name) is not None
+        }

@@ -1,0 +1,132 @@
+"""Pydra workflows that segment images."""
+
+from typing import Any
+
+from fileformats.application import Json
+from fileformats.generic import File
+from fileformats.text import Tsv
+from pydra.compose import workflow
+
+from l2s_pydra import __version__
+from l2s_pydra.tasks import Image, Resources, Segment
+
+__all__ = ["SegmentImage", "SegmentImages"]
+
+
+@workflow.define(outputs=["tree", "summary"])
+def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
+    image: Image,
+    weights: File,
+    config: Json,
+    labels: Tsv,
+    entities: dict[str, str],
+    source: str,
+    probseg: bool = False,
+    resources: Resources = Resources(),  # noqa: B008 (frozen)
+    code_version: str = __version__,
+) -> tuple[str, str]:
+    """Segment one image.
+
+    A workflow of its own for each image, because Pydra stops a node for all images when one fails.
+
+    Parameters
+    ----------
+    image : Image
+        The image.
+    weights : File
+        ``weights.safetensors`` of the model.
+    config : Json
+        ``config.json`` of the model.
+    labels : Tsv
+        ``labels.tsv`` of the model.
+    entities : dict
+        BIDS entities of the image; they name the outputs.
+    source : str
+        Path of the image relative to its data set.
+    probseg : bool
+        Write the posterior of every label too.
+    resources : Resources
+        Where to run; not hashed.
+    code_version : str
+        Version of the software.
+
+    Returns
+    -------
+    tree : str
+        Staged BIDS derivative; a string, as Pydra copies the files that a workflow returns.
+    summary : str
+        What the report of the participant needs, as JSON.
+    """
+    segment = workflow.add(
+        Segment(
+            image=image,
+            weights=weights,
+            config=config,
+            labels=labels,
+            entities=entities,
+            source=source,
+            probseg=probseg,
+            resources=resources,
+            code_version=code_version,
+        )
+    )
+    return segment.tree, segment.summary
+
+
+@workflow.define(outputs=["trees", "summaries"])
+def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
+    images: list[Image],
+    entities: list[dict[str, str]],
+    sources: list[str],
+    weights: File,
+    config: Json,
+    labels: Tsv,
+    probseg: bool = False,
+    resources: Resources = Resources(),  # noqa: B008 (frozen)
+    code_version: str = __version__,
+) -> tuple[list[str], list[str]]:
+    """Segment many images with one model.
+
+    Parameters
+    ----------
+    images : list of Image
+        The images.
+    entities : list of dict
+        BIDS entities of each image.
+    sources : list of str
+        Path of each image relative to its data set.
+    weights : File
+        ``weights.safetensors`` of the model.
+    config : Json
+        ``config.json`` of the model.
+    labels : Tsv
+        ``labels.tsv`` of the model.
+    probseg : bool
+        Write the posterior of every label too.
+    resources : Resources
+        Where to run; not hashed.
+    code_version : str
+        Version of the software.
+
+    Returns
+    -------
+    trees : list of str
+        Staged BIDS derivative of each image.
+    summaries : list of str
+        What the report needs, of each image.
+    """
+    split: dict[str, Any] = {"image": images, "entities": entities, "source": sources}
+    image = workflow.add(
+        SegmentImage(
+            weights=weights,
+            config=config,
+            labels=labels,
+            probseg=probseg,
+            resources=resources,
+            code_version=code_version,
+        )
+        .split(tuple(split), **split)
+        .combine(list(split)),
+        name="image",
+    )
+    return image.tree, image.summary

@@ -1,0 +1,208 @@
+"""What the levels of one run share: settings, caches, the staged tree and the failures."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import attrs
+
+from l2s_pydra.bids.dataset import ImageRecord, find_images, read_filters
+from l2s_pydra.bids.derivatives import dataset_path, publish, write_text
+from l2s_pydra.bids.description import describe_dataset
+from l2s_pydra.bids.provenance import run_record, to_toml
+from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
+from l2s_pydra.workflows.engine import Outcome
+from l2s_pydra.workflows.logs import set_up_logging
+from l2s_pydra.workflows.model_files import ModelFiles
+from l2s_pydra.workflows.options import Options
+from l2s_pydra.workflows.worker import IsolatingWorker, Notify
+
+__all__ = ["Failure", "Session", "code_version"]
+
+_log = logging.getLogger(__name__)
+_SHELLS = ("bids_examples", "interfaces", "tasks", "workflows")
+"""Folders that decide no result."""
+_GB_PER_PROCESS = 4
+"""Memory set aside for a process that segments a head at 1 mm."""
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """Something that could not be done."""
+
+    name: str
+    """What: the stem of an image, or ``learn``."""
+    file: str
+    """File it is about, relative to its data set."""
+    outcome: Outcome
+    """Why."""
+    participant: str | None = None
+    """Whose image, ``sub-01``."""
+    log: PurePosixPath | None = None
+    """Where the whole story is, relative to the output folder."""
+
+    @property
+    def row(self) -> dict[str, str | None]:
+        """Plain values, for the reports."""
+        return {
+            "image": self.file,
+            "participant": self.participant or "",
+            "reason": self.outcome.reason,
+            "log": str(self.log) if self.log else None,
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Session:
+    """A run of the application."""
+
+    options: Options
+    """What was asked for."""
+    uuid: str
+    """Name of the run."""
+    cache: Path
+    """Pydra's cache."""
+    stage: Path
+    """Tree that is built here and then copied to the output folder."""
+
+    def share(self, jobs: int) -> tuple[int, int]:
+        """Divide the CPUs among jobs.
+
+        Parameters
+        ----------
+        jobs : int
+            Number of jobs there are.
+
+        Returns
+        -------
+        n_procs : int
+            Number of jobs to run at a time.
+        threads : int
+            CPU threads of each.
+        """
+        total, threads = self.options.n_procs, self.options.threads
+        at_once = max(1, min(jobs, total // (threads or 1), _memory_gb() // _GB_PER_PROCESS))
+        return at_once, threads or max(1, total // at_once)
+
+    def worker(self, n_procs: int, notify: Notify | None = None) -> IsolatingWorker:
+        """Worker for ``n_procs`` jobs at a time."""
+        return IsolatingWorker(
+            n_procs=n_procs,
+            stop_on_first_error=self.options.stop_on_first_crash,
+            prepare=partial(set_up_logging, self.options.verbosity),
+            notify=notify,
+        )
+
+    def images(self, **changes: Any) -> list[ImageRecord]:
+        """Find the images that were asked for; ``changes`` replace arguments of the search."""
+        options = self.options
+        arguments: dict[str, Any] = {
+            "participants": options.participants,
+            "sessions": options.sessions,
+            "suffixes": options.suffixes,
+            "filters": self.filters,
+            "database_dir": options.database_dir,
+        }
+        return find_images(options.bids_dir, **{**arguments, **changes})
+
+    @property
+    def filters(self) -> dict[str, dict[str, Any]] | None:
+        """Contents of the filter file, if there is one."""
+        file = self.options.filter_file
+        return read_filters(file) if file else None
+
+    def describe(self, model: ModelFiles, images: Sequence[Mapping[str, str]] = ()) -> None:
+        """Stage what describes the data set as a whole."""
+        describe_dataset(
+            self.stage,
+            bids_dir=self.options.bids_dir,
+            output_dir=self.options.output_dir,
+            images=images,
+            bidsignore=bidsignore(),
+            model=model.description,
+        )
+
+    def path(self, key: str, **fields: str) -> Path:
+        """Staged place of an output of the table."""
+        return self.stage / dataset_path(DATASET_OUTPUTS[key], run=self.uuid, **fields)
+
+    def record(self, model: ModelFiles | None = None) -> dict[str, Any]:
+        """Describe this run in plain values that name no person and no computer."""
+        options = attrs.asdict(self.options, recurse=False)
+        options["config"] = self.options.config.to_dict()
+        for name in ("command", "verbosity"):
+            options.pop(name)
+        return run_record(
+            run=self.uuid,
+            command=self.options.command,
+            settings=options,
+            seed=self.options.config.training.seed if "learn" in self.options.levels else None,
+            model=model.description if model else None,
+            places=self.options.places,
+        )
+
+    def stage_record(self, record: Mapping[str, Any], participants: Sequence[str] = ()) -> None:
+        """Stage the description of this run, for each participant or for the whole data set."""
+        places = [self.path("run", participant=participant) for participant in participants]
+        for place in places or [self.path("dataset_run")]:
+            write_text(place, to_toml(record))
+
+    def fail(self, failure: Failure) -> Failure:
+        """Stage the log of a failure and say on the terminal what failed and why."""
+        place = (
+            self.path("crash", participant=failure.participant, name=failure.name)
+            if failure.participant
+            else self.path("dataset_crash", name=failure.name)
+        )
+        log = PurePosixPath(place.relative_to(self.stage).as_posix())
+        lines = (
+            f"run: {self.uuid}",
+            f"file: {failure.file}",
+            f"reason: {failure.outcome.reason}",
+            "",
+            failure.outcome.traceback,
+        )
+        write_text(place, "\n".join(lines))
+        reason = failure.outcome.reason
+        prefix = "" if failure.file in reason else f"{failure.file}: "
+        _log.error("%s%s (details: %s)", prefix, reason, self.options.output_dir / log)
+        return attrs.evolve(failure, log=log)
+
+    def publish(self, tree: Path | None = None) -> None:
+        """Copy a tree, by default what was staged so far, to the output folder."""
+        tree = tree or self.stage
+        if tree.is_dir():
+            done = publish(tree, self.options.output_dir)
+            _log.debug("%d files written, %d unchanged", len(done.written), len(done.unchanged))
+
+
+def code_version() -> str:
+    """Version of the software and checksum of its sources, for Pydra's hashes.
+
+    Results must not be taken from the cache after the code was changed, by an upgrade or by hand.
+    """
+    import l2s_pydra
+
+    root = Path(l2s_pydra.__file__).parent
+    digest = hashlib.sha256()
+    sources = (path.relative_to(root) for path in root.rglob("*.py"))
+    for path in sorted(path for path in sources if path.parts[0] not in _SHELLS):
+        digest.update(path.as_posix().encode() + (root / path).read_bytes())
+    return f"{l2s_pydra.__version__}+{digest.hexdigest()[:12]}"
+
+
+def _memory_gb() -> int:
+    """Memory of the machine or, if that is less, of the container."""
+    try:
+        amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (ValueError, OSError, AttributeError):
+        return 1 << 20
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(limit).read_text(encoding="ascii") if Path(limit).is_file() else ""
+        if text.strip().isdecimal():
+            amounts.append(int(text))
+    return min(amounts) >> 30
