@@ -175,6 +175,16 @@ _DATASET_ROWS = (
         ignore="log",
     ),
     DatasetOutput(
+        key="dataset_run",
+        path="logs/{run}/l2s_pydra.toml",
+        description="Versions, command line and settings of a run that trained a model",
+    ),
+    DatasetOutput(
+        key="dataset_crash",
+        path="logs/{run}/crash-{name}.txt",
+        description="What went wrong with something that belongs to no participant",
+    ),
+    DatasetOutput(
         key="model",
         path="models/model-{model}",
         description="Folder of the model: weights, configuration, labels, model card",
