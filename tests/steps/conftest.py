@@ -1,0 +1,85 @@
+"""A model that can be reasoned about: it labels by intensity."""
+
+import nibabel as nb
+import numpy as np
+import pytest
+import torch
+
+from l2s_pydra.config import preset
+from l2s_pydra.labels import Label, LabelScheme
+from l2s_pydra.segmentation import Model, Segmenter
+
+GREY, WHITE = 3, 41
+
+
+@pytest.fixture
+def make_model(tmp_path):
+    """Write a model folder: normalised intensity below 0.3 is 0, below 0.7 is 3, above is 41."""
+
+    def make(name="model", *, ndim=3, spacing_mm=1.0, weight=1.0, **config):
+        learn = preset("quick", ndim=ndim).evolve(
+            spacing_mm=spacing_mm,
+            segmenter__width=1,
+            segmenter__depth=1,
+            segmenter__convolutions=1,
+            training__precision="fp32",
+        )
+        segmenter = Segmenter(learn.segmenter, 3)
+        state = {key: torch.zeros_like(value) for key, value in segmenter.state_dict().items()}
+        (middle,) = (key for key in state if key.endswith("weight") and state[key].shape[-1] == 3)
+        state[middle][(0, 0, *(1,) * ndim)] = weight
+        state["unet.final.weight"].view(3)[:] = 60 * torch.tensor([0.0, 1, 2])
+        state["unet.final.bias"].copy_(60 * torch.tensor([0, -0.3, -1.0]))
+        segmenter.load_state_dict(state)
+        scheme = LabelScheme(
+            [Label(index=GREY, name="grey", mapping=7), Label(index=WHITE, name="white")]
+        )
+        values = {
+            "learn": learn.to_dict(),
+            "segmentation": "tissue",
+            "name": "learn2synth1234abcd",
+            "version": "0.1.0",
+            "skull_stripped": True,
+            **config,
+        }
+        Model(segmenter=segmenter, scheme=scheme, config=values).save(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def files():
+    """Return the three files of a model folder as keyword arguments."""
+
+    def files(folder):
+        return {
+            "weights": folder / "weights.safetensors",
+            "config": folder / "config.json",
+            "labels": folder / "labels.tsv",
+        }
+
+    return files
+
+
+@pytest.fixture
+def phantom(tmp_path):
+    """Write a ball of grey around a ball of white on any grid; return its path and its labels."""
+
+    def phantom(affine, shape=(32, 34, 30), name="sub-01_T1w.nii.gz"):
+        indices = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+        middle = (np.array(shape) - 1) / 2
+        radius = np.linalg.norm((indices - middle) @ affine[:3, :3].T, axis=-1)
+        labels = np.select([radius < 6, radius < 11], [WHITE, GREY], 0)
+        intensities = np.select([labels == WHITE, labels == GREY], [200, 100], 0)
+        image = nb.Nifti1Image(intensities.astype(np.int16), affine)
+        image.header["descrip"] = b"scanner"
+        image.to_filename(tmp_path / name)
+        return tmp_path / name, labels
+
+    return phantom
