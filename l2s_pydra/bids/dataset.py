@@ -9,7 +9,8 @@ import attrs
 
 from ..errors import DatasetError
 from .entities import ImageRecord
-from .layout import Filters, dataset_root, find_images, read_filters
+from .images import Filters, find_images, read_filters
+from .layout import dataset_root
 from .reference import find_label_maps, find_labels, label_table, shared_table
 
 __all__ = [
@@ -126,7 +127,7 @@ def build_training_set(
     learn_participants, validation_participants : iterable of str, optional
         Labels, with or without ``sub-``.
     sessions, suffixes, filters, database_dir
-        As for :func:`~l2s_pydra.bids.layout.find_images`.
+        As for :func:`~l2s_pydra.bids.images.find_images`.
 
     Raises
     ------

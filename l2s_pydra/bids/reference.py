@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from .entities import ImageRecord, parse_name
-from .layout import existing_folder, get_paths, open_layout, to_records
+from .layout import IMAGE_EXTENSIONS, existing_folder, get_paths, open_layout, to_records
 
 __all__ = ["find_label_maps", "find_labels", "label_table", "shared_table"]
 
@@ -33,7 +33,7 @@ def find_labels(
     derivative_dir : path
         Root of the derivative that holds the ``dseg`` files.
     images : iterable of ImageRecord
-        Images as found by :func:`~l2s_pydra.bids.layout.find_images`.
+        Images as found by :func:`~l2s_pydra.bids.images.find_images`.
     desc : str, optional
         ``desc`` (or ``seg``) of the label maps. Without it, a map whose ``desc`` is the suffix of
         the image is preferred to others.
@@ -164,7 +164,7 @@ def _label_records(
 ) -> list[ImageRecord]:
     only = None if participants is None else sorted(participants)
     with open_layout(root, participants=only) as layout:
-        query = {"suffix": "dseg", "extension": [".nii", ".nii.gz"]}
+        query = {"suffix": "dseg", "extension": IMAGE_EXTENSIONS}
         records = to_records(get_paths(layout, query), root)
     if desc is not None:
         wanted = re.sub("^(desc|seg)-", "", desc)

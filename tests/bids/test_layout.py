@@ -1,236 +1,84 @@
-import json
-import logging
+"""The index kept in a folder; what it finds is tested in test_images.py."""
 
 import pytest
 
-from l2s_pydra.bids.layout import find_images, read_filters
-from l2s_pydra.errors import DatasetError, NoImageError
-
-FILES = [
-    "sub-01/ses-a/anat/sub-01_ses-a_run-01_T1w.nii.gz",
-    "sub-01/ses-a/anat/sub-01_ses-a_run-01_T1w.json",
-    "sub-01/ses-a/anat/sub-01_ses-a_run-02_T1w.nii.gz",
-    "sub-01/ses-a/anat/sub-01_ses-a_T2w.nii.gz",
-    "sub-01/ses-b/anat/sub-01_ses-b_acq-fast_T1w.nii",
-    "sub-01/ses-b/func/sub-01_ses-b_task-rest_bold.nii.gz",
-    "sub-02/anat/sub-02_T1w.nii.gz",
-    "sub-02/anat/sub-02_part-phase_T1w.nii.gz",
-    "sub-03/anat/sub-03_T2w.nii.gz",
-    "sourcedata/sub-04/anat/sub-04_T1w.nii.gz",
-    "derivatives/other/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
-    "participants.tsv",
-]
+from l2s_pydra.bids.images import find_images
+from l2s_pydra.errors import DatasetError
 
 
 @pytest.fixture
 def dataset(make_dataset):
-    return make_dataset("ds", FILES)
+    images = ["sub-01/anat/sub-01_run-1_T1w.nii", "sub-01/anat/sub-01_run-2_T1w.nii"]
+    others = ["sub-01/anat/sub-01_T1w.json", "sub-02/anat/sub-02_acq-a_T1w.nii"]
+    return make_dataset("ds", [*images, *others, "sub-02/anat/sub-02_T1w.nii.gz"])
 
 
-def names(records):
-    return [record.name for record in records]
+def test_database_is_complete_and_reused(dataset, tmp_path):
+    database = tmp_path / "db"
+    assert len(find_images(dataset, participants=["02"], database_dir=database)) == 2
+    (dataset / "sub-02/anat/sub-02_acq-new_T1w.nii").touch()
+    assert len(find_images(dataset, database_dir=database)) == 4
+    assert len(find_images(dataset)) == 5
 
 
-def test_finds_raw_magnitude_images_sorted(dataset):
-    assert names(find_images(dataset)) == [
-        "sub-01_ses-a_run-01_T1w",
-        "sub-01_ses-a_run-02_T1w",
-        "sub-01_ses-b_acq-fast_T1w",
-        "sub-02_T1w",
-    ]
+def test_database_of_another_data_set(dataset, make_dataset, tmp_path):
+    database = tmp_path / "db"
+    find_images(dataset, database_dir=database)
+    other = make_dataset("other", ["sub-01/anat/sub-01_T1w.nii"])
+    with pytest.raises(DatasetError, match=r"is the index of .*ds, not of .*other"):
+        find_images(other, database_dir=database)
 
 
-def test_record_is_complete(dataset):
-    record = find_images(dataset, participants=["01"], sessions=["a"])[0]
-    assert record.path == dataset / FILES[0]
-    assert record.relative_path == FILES[0]
-    assert record.entities == {"subject": "01", "session": "a", "run": "01", "suffix": "T1w"}
+def test_database_out_of_date(dataset, tmp_path):
+    database = tmp_path / "db"
+    find_images(dataset, database_dir=database)
+    (dataset / "sub-02/anat/sub-02_T1w.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="delete that folder"):
+        find_images(dataset, database_dir=database)
 
 
-@pytest.mark.parametrize("label", ["01", "sub-01"])
-@pytest.mark.parametrize("session", ["b", "ses-b"])
-def test_participants_and_sessions_with_and_without_key(dataset, label, session):
-    found = find_images(dataset, participants=[label], sessions=[session])
-    assert names(found) == ["sub-01_ses-b_acq-fast_T1w"]
+def test_database_broken(dataset, tmp_path):
+    (tmp_path / "layout_index.sqlite").write_text("no database")
+    with pytest.raises(DatasetError, match="cannot index"):
+        find_images(dataset, database_dir=tmp_path)
 
 
-def test_a_participant_does_not_bring_those_whose_label_it_begins(make_dataset):
-    files = ["sub-1/anat/sub-1_T1w.nii", "sub-10/anat/sub-10_T1w.nii"]
-    assert names(find_images(make_dataset("ds", files), participants=["1"])) == ["sub-1_T1w"]
+def test_database_that_cannot_be_kept(dataset, tmp_path):
+    (tmp_path / "db").touch()
+    with pytest.raises(DatasetError, match="give a folder that can be written"):
+        find_images(dataset, database_dir=tmp_path / "db")
 
 
-def test_several_suffixes(dataset):
-    found = find_images(dataset, participants=["01"], suffixes=["T2w", "T1w"])
-    assert [record.suffix for record in found].count("T2w") == 1
+def test_database_interrupted(dataset, tmp_path, monkeypatch):
+    from bids.layout import BIDSLayoutIndexer
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BIDSLayoutIndexer, "_index_dir", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            find_images(dataset, database_dir=tmp_path / "db")
+    assert len(find_images(dataset, database_dir=tmp_path / "db")) == 4
+    assert [path.name for path in (tmp_path / "db").iterdir()] == ["layout_index.sqlite"]
+
+
+def test_database_through_a_link(dataset, tmp_path):
+    from bids.layout import BIDSLayout
+
+    (tmp_path / "link").symlink_to(dataset)
+    layout = BIDSLayout(tmp_path / "link", validate=False, database_path=tmp_path / "db")
+    layout.session.close()
+    layout.connection_manager.engine.dispose()
+    found = find_images(tmp_path / "link", database_dir=tmp_path / "db")
     assert len(found) == 4
+    assert all(record.path.is_relative_to(dataset) for record in found)
 
 
-@pytest.mark.parametrize(
-    ("filters", "expected"),
-    [
-        ({"t1w": {"acquisition": None}}, 3),
-        ({"t1w": {"acquisition": "*"}}, 1),
-        ({"t1w": {"acquisition": ["fast", None]}}, 4),
-        ({"t1w": {"run": 1}}, 1),
-        ({"t1w": {"run": [1, 2]}}, 2),
-        ({"t1w": {"run": "01"}}, 1),
-        ({"anat": {"session": None}}, 1),
-        ({"anat": {"session": "a"}, "t1w": {"session": "b"}}, 1),
-        ({"t1w": {"extension": "nii"}}, 1),
-        ({"t1w": {"part": "phase"}}, 1),
-        ({"t1w": {"suffix": "T2w"}}, 2),
-        ({"bold": {"task": "rest"}, "t2w": {"session": None}}, 4),
-    ],
-)
-def test_filters(dataset, tmp_path, filters, expected):
-    path = tmp_path / "filter.json"
-    path.write_text(json.dumps(filters))
-    assert len(find_images(dataset, filters=read_filters(path))) == expected
+def test_database_made_by_pybids(dataset, tmp_path):
+    from bids.layout import BIDSLayout
 
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"t1w": "x"}', '"t1w"', "null"])
-def test_filter_file_of_another_form(tmp_path, text):
-    path = tmp_path / "filter.json"
-    path.write_text(text)
-    with pytest.raises(DatasetError, match="filter file"):
-        read_filters(path)
-
-
-def test_filter_file_missing(tmp_path):
-    with pytest.raises(DatasetError, match="filter file"):
-        read_filters(tmp_path / "filter.json")
-
-
-def test_filter_on_an_entity_that_does_not_exist(dataset):
-    with pytest.raises(DatasetError, match=r"acquisitoin.*Did you mean.*acquisition"):
-        find_images(dataset, filters={"t1w": {"acquisitoin": "x"}})
-
-
-@pytest.mark.parametrize(
-    "place", ["sub-99/ses-z/ds", "anat/ds", "a b/d#s%20[1]", "sub-99_acq-x_desc-y_T1w.nii/ds"]
-)
-def test_folders_above_the_data_set_do_not_matter(make_dataset, place):
-    files = ["sub-01/anat/sub-01_T1w.nii.gz", "sub-01/func/sub-01_task-x_bold.nii.gz"]
-    (record,) = find_images(make_dataset(place, files), filters={"t1w": {"session": None}})
-    assert record.entities == {"subject": "01", "suffix": "T1w"}
-
-
-def test_linked_participants_and_dangling_images(make_dataset, tmp_path):
-    # As in a DataLad data set, whose images are links that may not have been fetched.
-    root = make_dataset("ds", [])
-    (tmp_path / "store" / "anat").mkdir(parents=True)
-    (root / "sub-01").symlink_to(tmp_path / "store")
-    image = tmp_path / "store" / "anat" / "sub-01_T1w.nii.gz"
-    image.symlink_to(tmp_path / "absent")
-    assert names(find_images(root)) == ["sub-01_T1w"]
-
-
-def test_relative_root(dataset, monkeypatch):
-    monkeypatch.chdir(dataset.parent)
-    assert all(record.path.is_absolute() for record in find_images("ds/../ds"))
-
-
-def test_a_derivative_can_be_the_input(make_dataset):
-    files = ["sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"]
-    (record,) = find_images(make_dataset("ds", files, kind="derivative"))
-    assert record.entities["desc"] == "preproc"
-
-
-def test_a_derivative_of_before_bids_1_4(make_dataset):
-    root = make_dataset("ds", ["sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"])
-    (root / "dataset_description.json").write_text(
-        '{"DatasetType": "derivative", "PipelineDescription": {"Name": "old"}}'
-    )
-    assert names(find_images(root)) == ["sub-01_desc-preproc_T1w"]
-
-
-def test_missing_folder(tmp_path):
-    with pytest.raises(DatasetError, match="no such folder"):
-        find_images(tmp_path / "nowhere")
-
-
-def test_no_dataset_description(tmp_path):
-    with pytest.raises(DatasetError, match=r"dataset_description\.json: missing"):
-        find_images(tmp_path)
-
-
-def test_broken_dataset_description(dataset):
-    (dataset / "dataset_description.json").write_text("{")
-    with pytest.raises(DatasetError, match="correct the JSON"):
-        find_images(dataset)
-
-
-def test_no_participant_at_all(make_dataset):
-    with pytest.raises(DatasetError, match="no sub-<label> folder"):
-        find_images(make_dataset("ds", ["README"]))
-
-
-def test_participant_not_in_the_data_set(dataset):
-    with pytest.raises(DatasetError, match="no participant 7; available: 01, 02, 03"):
-        find_images(dataset, participants=["7", "01"])
-
-
-def test_participant_without_a_match_is_reported(dataset, caplog):
-    with caplog.at_level(logging.WARNING, "l2s_pydra"):
-        found = find_images(dataset, participants=["02", "03"])
-    assert names(found) == ["sub-02_T1w"]
-    assert "03" in caplog.text
-
-
-def test_no_image_says_what_there_is(dataset):
-    with pytest.raises(NoImageError, match=r"no FLAIR image.*5 T1w, 2 T2w"):
-        find_images(dataset, suffixes=["FLAIR"])
-    with pytest.raises(NoImageError, match="session c"):
-        find_images(dataset, sessions=["c"])
-    with pytest.raises(NoImageError, match="relax the filters"):
-        find_images(dataset, filters={"t1w": {"acquisition": "slow"}})
-
-
-def test_same_entities_twice(make_dataset):
-    root = make_dataset("ds", ["sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-01_T1w.nii.gz"])
-    with pytest.raises(DatasetError, match="same entities"):
-        find_images(root)
-    assert len(find_images(root, filters={"t1w": {"extension": ".nii.gz"}})) == 1
-
-
-def test_name_without_participant_is_left_out(make_dataset, caplog):
-    root = make_dataset("ds", ["sub-01/anat/sub-01_T1w.nii", "sub-01/anat/foo_T1w.nii"])
-    with caplog.at_level(logging.WARNING, "l2s_pydra"):
-        assert names(find_images(root)) == ["sub-01_T1w"]
-    assert "foo_T1w" in caplog.text
-
-
-class TestDatabase:
-    def test_is_complete_and_reused(self, dataset, tmp_path):
-        database = tmp_path / "db"
-        assert len(find_images(dataset, participants=["02"], database_dir=database)) == 1
-        (dataset / "sub-02/anat/sub-02_acq-new_T1w.nii").touch()
-        assert len(find_images(dataset, database_dir=database)) == 4
-        assert len(find_images(dataset)) == 5
-
-    def test_of_another_data_set(self, dataset, make_dataset, tmp_path):
-        database = tmp_path / "db"
-        find_images(dataset, database_dir=database)
-        other = make_dataset("other", ["sub-01/anat/sub-01_T1w.nii"])
-        with pytest.raises(DatasetError, match=r"is the index of .*ds, not of .*other"):
-            find_images(other, database_dir=database)
-
-    def test_out_of_date(self, dataset, tmp_path):
-        database = tmp_path / "db"
-        find_images(dataset, database_dir=database)
-        (dataset / "sub-02/anat/sub-02_T1w.nii.gz").unlink()
-        with pytest.raises(DatasetError, match="delete that folder"):
-            find_images(dataset, database_dir=database)
-
-    def test_broken(self, dataset, tmp_path):
-        (tmp_path / "layout_index.sqlite").write_text("no database")
-        with pytest.raises(DatasetError, match="cannot index"):
-            find_images(dataset, database_dir=tmp_path)
-
-    def test_made_by_pybids(self, dataset, tmp_path):
-        from bids.layout import BIDSLayout
-
-        layout = BIDSLayout(dataset, validate=False, database_path=tmp_path / "db")
-        layout.session.close()
-        layout.connection_manager.engine.dispose()
-        assert len(find_images(dataset, database_dir=tmp_path / "db")) == 4
+    layout = BIDSLayout(dataset, validate=False, database_path=tmp_path / "db")
+    layout.session.close()
+    layout.connection_manager.engine.dispose()
+    assert len(find_images(dataset, database_dir=tmp_path / "db")) == 4

@@ -1,6 +1,6 @@
 import pytest
 
-from l2s_pydra.bids.layout import find_images
+from l2s_pydra.bids.images import find_images
 from l2s_pydra.bids.reference import find_label_maps, find_labels, label_table, shared_table
 from l2s_pydra.errors import DatasetError
 
