@@ -1,9 +1,9 @@
 """To the working grid and back, in one object.
 
-Where the axes of source and working grid are parallel (after permutation and flips), interpolation
-along each axis is one small matrix, and a volume is resampled by three matrix products. Oblique
-sources go through trilinear sampling point by point. On the way back the source is visited in
-blocks, and only labels that can win somewhere in a block are looked at there, so that time and
+Where the axes of source and working grid are parallel (after permutation and flips), resampling is
+done axis by axis: by three matrix products on the way to the working grid. Oblique sources go
+through trilinear sampling point by point. On the way back the source is visited in blocks that fit
+the cache, and only labels that can win somewhere in a block are looked at there, so that time and
 memory hardly grow with the number of labels.
 """
 
@@ -293,11 +293,13 @@ class _ParallelBlock:
         points = [c[region] for c, region in zip(coordinates, self.region, strict=True)]
         sizes = [shape[axis] for axis in axes]
         self._inside = [_within(p, n) for p, n in zip(points, sizes, strict=True)]
-        matrices = [_linear(p, n, beyond="edge") for p, n in zip(points, sizes, strict=True)]
-        used = [_span(p, n) for p, n in zip(points, sizes, strict=True)]
-        self._matrices = [m[:, u] for m, u in zip(matrices, used, strict=True)]
+        spans = [_span(p, n) for p, n in zip(points, sizes, strict=True)]
+        self._points = [
+            np.clip(p, 0, n - 1) - span.start
+            for p, n, span in zip(points, sizes, spans, strict=True)
+        ]
         crop = [slice(None)] * 3
-        for axis, span in zip(axes, used, strict=True):
+        for axis, span in zip(axes, spans, strict=True):
             crop[axis] = span
         self._crop = (slice(None), *crop)
 
@@ -310,9 +312,14 @@ class _ParallelBlock:
         return _box(*self._inside)
 
     def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
+        """Give some labels' values at the voxels of the block, one label at a time."""
         part = self.crop(stack)
         for label in labels:
-            yield _along_axes(part[label].transpose(self._axes), self._matrices)
+            frame = part[label].transpose(self._axes)
+            # The last axis first, while the others are short: gathering along it is slowest
+            for axis in (2, 1, 0):
+                frame = _between(frame, self._points[axis], axis)
+            yield frame
 
 
 class _ObliqueBlock:
@@ -341,6 +348,7 @@ class _ObliqueBlock:
         return inside[0] & inside[1] & inside[2]
 
     def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
+        """Give some labels' values at the voxels of the block, one label at a time."""
         part = np.ascontiguousarray(self.crop(stack)[labels])
         yield from _sample(part, self._cropped_to_work, self._ranges, beyond="edge")
 
@@ -425,7 +433,20 @@ def _span(points: Array, size: int) -> slice:
     return slice(low, high + 1)
 
 
-def _linear(points: Array, size: int, beyond: str = "zero") -> Floats:
+def _between(data: Floats, points: Array, axis: int) -> Floats:
+    """Interpolate linearly along an axis, at coordinates within it; the result is a new array."""
+    low = np.floor(points).astype(np.intp)
+    share = (points - low).astype(np.float32)
+    values: Floats = data.take(low, axis)
+    if share.any():
+        step = data.take(np.minimum(low + 1, data.shape[axis] - 1), axis)
+        step -= values
+        step *= share.reshape([-1 if a == axis else 1 for a in range(3)])
+        values += step
+    return values
+
+
+def _linear(points: Array, size: int) -> Floats:
     """Matrix of linear interpolation along an axis.
 
     Parameters
@@ -434,13 +455,11 @@ def _linear(points: Array, size: int, beyond: str = "zero") -> Floats:
         Coordinates, voxels.
     size : int
         Voxels along the axis.
-    beyond : {"zero", "edge"}
-        Value outside the axis' voxels; within the outer halves of its end voxels, and with "edge"
-        everywhere, it is that of the end voxel.
 
     Returns
     -------
     (N, size) float32 array
+        Rows are 0 outside the axis' voxels; in the outer halves of its end voxels they pick these.
     """
     clamped = np.clip(points, 0, size - 1)
     low = np.minimum(np.floor(clamped).astype(np.intp), max(size - 2, 0))
@@ -450,8 +469,7 @@ def _linear(points: Array, size: int, beyond: str = "zero") -> Floats:
     matrix[rows, low] = 1 - share
     if size > 1:
         matrix[rows, low + 1] = share
-    if beyond == "zero":
-        matrix[~_within(points, size)] = 0
+    matrix[~_within(points, size)] = 0
     return matrix
 
 
@@ -478,21 +496,16 @@ def _is_identity(matrix: Array) -> bool:
 
 
 def _along_axes(data: Floats, matrices: list[Floats]) -> Floats:
-    """Multiply a (X, Y, Z) array by a matrix along each axis; what shrinks most comes first."""
+    """Multiply a (X, Y, Z) array by a matrix along each axis."""
     if data.flags.f_contiguous and not data.flags.c_contiguous:
         return _along_axes(data.T, matrices[::-1]).T
-    order = sorted(range(3), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
-    for axis in order:
-        matrix = matrices[axis]
+    for matrix in matrices:
+        # The first axis is multiplied and becomes the last; after three turns all are in place
         if _is_identity(matrix):
-            continue
-        if axis == 0:
-            flat = data.reshape(data.shape[0], -1)
-            data = (matrix @ flat).reshape(-1, *data.shape[1:])
-        elif axis == 1:
-            data = matrix @ data
+            data = np.moveaxis(data, 0, 2)
         else:
-            data = data @ matrix.T
+            flat = data.reshape(len(data), -1)
+            data = (flat.T @ matrix.T).reshape(*data.shape[1:], len(matrix))
     return data
 
 
@@ -542,7 +555,7 @@ def _sample(
 ) -> Floats:
     """Trilinear interpolation of (K, X, Y, Z) at the voxels of another, oblique grid.
 
-    ``beyond`` as in :func:`_linear`.
+    ``beyond`` the grid of the stack are "zero" or the values of its "edge".
     """
     import torch
     from torch.nn.functional import grid_sample
