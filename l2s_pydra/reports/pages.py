@@ -428,7 +428,7 @@ def _duration(seconds: float) -> str:
     """Time in words.
 
     >>> _duration(3.21), _duration(75), _duration(7300)
-    ('3.2 s', '1 min 15 s', '2 h 2 min')
+    ('3.2 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -59,9 +59,9 @@ _SETTINGS = {
     "Synthesis": {
         "Augmentation": "learn.augmentation.name",
         "Hypergradient": "learn.training.estimator",
-        "Every k-th step": "learn.training.hypergradient_every",
-        "Its learning rate": "learn.training.theta_learning_rate",
-        "Its warm-up steps": "learn.training.theta_warmup_steps",
+        "Hypergradient every (steps)": "learn.training.hypergradient_every",
+        "Learning rate of the augmentation": "learn.training.theta_learning_rate",
+        "Steps before it first moves": "learn.training.theta_warmup_steps",
         "Share of wide draws": "learn.training.wide_share",
         "Share of the learners' own label maps": "learn.training.own_label_share",
         "Oversampling": "learn.synthesis.oversampling",
@@ -366,7 +366,10 @@ def _theta(folder: Path, mode: str) -> dict[str, dict[str, float]]:
     if mode != "learn2synth" or not (folder / "theta.json").is_file():
         return {}
     values = _read_json(folder / "theta.json")
-    return {kind: values.get(kind) or {} for kind in ("start", "average", "final")}
+    return {
+        kind: {k: v for k, v in (values.get(kind) or {}).items() if v is not None}
+        for kind in ("start", "average", "final")
+    }
 
 
 def _model_summary(
