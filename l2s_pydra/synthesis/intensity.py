@@ -12,6 +12,7 @@ from torch import Tensor
 from .deformation import along_axis
 
 __all__ = [
+    "block_means",
     "gamma",
     "mixture",
     "pool",
@@ -48,6 +49,19 @@ def pool(fine: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return fine
     return F.avg_pool3d(fine, factor) if fine.ndim == 5 else F.avg_pool2d(fine, factor)
+
+
+def block_means(fine: Tensor, factor: int) -> Tensor:
+    """Mean of the block of ``factor`` voxels per axis that starts at each voxel.
+
+    Value ``i`` along an axis belongs to the coordinate ``i + (factor - 1) / 2``; the size stays,
+    the last blocks are cut.
+    """
+    if factor == 1:
+        return fine
+    ndim = fine.ndim - 2
+    padded = F.pad(fine, [0, factor - 1] * ndim, mode="replicate")
+    return F.avg_pool3d(padded, factor, 1) if ndim == 3 else F.avg_pool2d(padded, factor, 1)
 
 
 def soft_labels(channels: Tensor, count: int, factor: int) -> Tensor:

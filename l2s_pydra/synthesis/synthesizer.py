@@ -141,23 +141,26 @@ class Sample:
         -------
         (B, 1, *S) tensor
         """
-        x = intensity.pool(fine, self.oversampling)
-        x = intensity.gamma(x, [draw.gamma for draw in self.draws])
-        size = x.shape[2:]
-        images = []
-        for image, draw in zip(x, self.draws, strict=True):
-            if bool(draw.log_bias.any()):
-                log_bias = deformation.upsample(draw.log_bias[None].to(image), size)
-                image = image * log_bias.exp()
-            if draw.thickness > 1:
-                image = intensity.thick_slices(image[None], draw.thickness_axis, draw.thickness)[0]
-            images.append(image)
-        return torch.stack(images)
+        return _appearance(intensity.pool(fine, self.oversampling), self.draws)
 
     @staticmethod
     def normalise(image: Tensor) -> Tensor:
         """Rescale each image robustly to about [0, 1]; see :func:`l2s_pydra.normalisation.normalise`."""
         return normalise(image)
+
+
+def _appearance(x: Tensor, draws: Sequence[SynthesisDraw]) -> Tensor:
+    """Gamma, bias field and thick slices of images (B, 1, *S) on the working grid."""
+    x = intensity.gamma(x, [draw.gamma for draw in draws])
+    images = []
+    for image, draw in zip(x, draws, strict=True):
+        if bool(draw.log_bias.any()):
+            log_bias = deformation.upsample(draw.log_bias[None].to(image), x.shape[2:])
+            image = image * log_bias.exp()
+        if draw.thickness > 1:
+            image = intensity.thick_slices(image[None], draw.thickness_axis, draw.thickness)[0]
+        images.append(image)
+    return torch.stack(images)
 
 
 def _normal(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
@@ -346,15 +349,9 @@ class Synthesizer:
         if draw.flip:
             warped = torch.tensor(opposite, dtype=torch.uint8)[warped.long()]
         target = intensity.soft_labels(warped, self.labels.n_channels, factor)
-        scaled = normalise(image[None, None])[0, 0]
-        sample = Sample(
-            image=torch.empty(0),
-            target=target[None],
-            groups=warped[None],
-            draws=(draw,),
-            group_names=self.labels.group_names,
-            oversampling=factor,
-        )
-        x = sample.finish(deformation.sample_image(scaled, field)[None, None])
+        blocks = intensity.block_means(normalise(image[None, None]), factor)[0, 0]
+        centers = intensity.pool(field[:, None], factor)[:, 0] - (factor - 1) / 2
+        x = deformation.sample_image(blocks, centers)[None, None]
+        x = _appearance(x, [draw])
         x = x + draw.noise_std * _normal(draw.seed, 3, x.shape[2:])
         return normalise(x)[0, 0], target
