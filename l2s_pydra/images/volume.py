@@ -408,7 +408,8 @@ def _header(like: Volume, shape: tuple[int, ...], dtype: Any, slope: float) -> A
         header.set_qform(like.affine, code=1)
         header.set_sform(like.affine, code=1)
     header["pixdim"][4 : len(shape) + 1] = 1
-    header.set_xyzt_units("mm")
+    # The fourth axis is time in NIfTI; the BIDS validator asks for its unit even where it is not
+    header.set_xyzt_units("mm", "sec" if len(shape) > 3 else None)
     header["scl_slope"], header["scl_inter"] = slope, 0
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic

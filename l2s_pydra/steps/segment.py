@@ -177,7 +177,8 @@ def _doubts(
     if not found[1:].any():
         return ["no structure was found; look at the image, its contrast and its orientation"]
     doubts = []
-    missing = [name for name, there in zip(model.scheme.names, found, strict=True) if not there]
+    names = zip(model.scheme.names[1:], found[1:], strict=True)
+    missing = [name for name, there in names if not there]
     if missing:
         doubts.append(f"not found: {', '.join(missing)}")
     if _reaches_edge(channels > 0):

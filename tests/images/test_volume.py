@@ -385,6 +385,7 @@ def test_probabilities(write, data, tmp_path):
     source = load_image(write(data))
     saved = nb.load(save_probabilities(tmp_path / "p.nii.gz", iter([data, 1 - data]), 2, source))
     assert saved.shape == (*data.shape, 2)
+    assert saved.header.get_xyzt_units() == ("mm", "sec")
     np.testing.assert_array_equal(saved.affine, source.affine)
     expected = np.stack([data, 1 - data], axis=-1)
     np.testing.assert_allclose(saved.get_fdata(), expected, atol=2e-5)

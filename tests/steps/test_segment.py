@@ -353,3 +353,12 @@ def test_threads_are_given_back(phantom, run):
     before = torch.get_num_threads()
     run(phantom(LIA)[0], threads=before + 1)
     assert torch.get_num_threads() == before
+
+
+def test_image_without_background_is_no_cause_to_worry(make_model):
+    loaded = Model.load(make_model())
+    posterior = np.zeros((3, 4, 4, 4), dtype=np.float32)
+    posterior[1:] = 0.5
+    channels = np.resize(np.array([1, 2], dtype=np.int16), (4, 4, 4))
+    doubts = module._doubts(loaded, np.ones((4, 4, 4), dtype=np.float32), posterior, channels)
+    assert doubts == ["structures reach the edge of the image; parts may be cut off"]
