@@ -30,6 +30,7 @@ __all__ = ["SampleImage", "overlay_mosaic", "sample_mosaic"]
 
 _GAP = 3
 _LARGEST_PX = 700
+_SMALLEST_PX = 40  # of a slice that is written on
 _LEGEND_COLUMN, _LEGEND_LINE = 230, 26
 _Write = Callable[..., None]
 
@@ -356,6 +357,8 @@ def _save(
 def _annotate(panel: _Panel, write: _Write) -> None:
     """Heading, position of the slice, directions of the body."""
     height, width = panel.shape
+    if min(panel.shape) < _SMALLEST_PX:
+        return
     pale = {"color": "#f2f2f2", "fontsize": 8}
     write(panel.right - 4, panel.bottom - 4, panel.caption, ha="right", **pale)
     write(panel.left, _GAP + 18, panel.heading, color="#f2f2f2", fontsize=10)

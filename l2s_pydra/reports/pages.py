@@ -177,6 +177,19 @@ _MODES = {
     "supervised": "A segmenter trained on labelled real images alone: a baseline that serves scans "
     "like those it learned from.",
 }
+_GLOSSARY = {
+    "mean": "mean intensity of the group, on a scale from 0 to 1",
+    "variation": "standard deviation of that mean over synthetic images",
+    "spread": "standard deviation of the intensities within the group",
+    "bias": "standard deviation of the logarithm of the bias field",
+    "noise": "standard deviation of the added noise",
+    "sigma": "standard deviation of the added noise",
+    "sigma_min": "lowest standard deviation of the added noise",
+    "sigma_max": "highest standard deviation of the added noise",
+    "log_bias_std": "standard deviation of the logarithm of the whole bias field; the exponents of "
+    "its parts replace one another and cannot be told apart",
+    "residual_std": "standard deviation of what the network adds to an image",
+}
 
 
 def participant_page(
@@ -338,13 +351,15 @@ def _theta_table(theta: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     def value(name: str) -> dict[str, float | None]:
         return {kind: theta.get(kind, {}).get(name) for kind in ("start", "average", "final")}
 
+    single = [name for name in names if "/" not in name]
     return {
+        "glossary": {q: _GLOSSARY[q] for q in (*quantities, *single) if q in _GLOSSARY},
         "quantities": quantities,
         "groups": [
             {"name": group, "cells": [value(f"{quantity}/{group}") for quantity in quantities]}
             for group in groups
         ],
-        "single": [{"name": name, **value(name)} for name in names if "/" not in name],
+        "single": [{"name": name, **value(name)} for name in single],
     }
 
 

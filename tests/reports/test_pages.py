@@ -177,6 +177,7 @@ def test_model_page_says_what_was_learned(tmp_path, read_page):
         "Learned from (2)",
         "Show all 30",
         "bias 0.3 0.2",
+        "mean mean intensity of the group",
         "stem 0.5 0.61",
         "1 stem 0.500",
     ):
