@@ -11,13 +11,18 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from l2s_pydra.bids.provenance import new_run_id
 from l2s_pydra.errors import ConfigError, L2SError, NoImageError
-from l2s_pydra.workflows.logs import set_up_logging
-from l2s_pydra.workflows.options import Options
-from l2s_pydra.workflows.validation import InvalidBidsError, validate
+
+from .logs import set_up_logging
+from .options import Options
+from .validation import InvalidBidsError, validate
+
+if TYPE_CHECKING:
+    from .model_files import ModelFiles
+    from .session import Failure, Session
 
 __all__ = ["run"]
 
@@ -69,8 +74,8 @@ def run(options: Options) -> int:
 
 
 def _run_levels(options: Options) -> int:
-    from l2s_pydra.workflows.engine import Outcome, claim
-    from l2s_pydra.workflows.session import Failure, Session
+    from .engine import Outcome, claim
+    from .session import Failure, Session
 
     if not options.skip_validation and {"learn", "participant"} & set(options.levels):
         validate(options.bids_dir)
@@ -91,21 +96,22 @@ def _run_levels(options: Options) -> int:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def _levels(session: Any) -> int:
-    from l2s_pydra.workflows.comparing import group
-    from l2s_pydra.workflows.learning import learn
-    from l2s_pydra.workflows.model_files import find_model
-    from l2s_pydra.workflows.segmenting import participant
+def _levels(session: "Session") -> int:
+    from .comparing import group
+    from .learning import learn
+    from .model_files import find_model
+    from .segmenting import participant
 
     options = session.options
-    model, failures = None, []
+    model: ModelFiles | None = None
+    failures: list[Failure] = []
     if "learn" in options.levels:
         model, failures = learn(session)
         if model is None:
             return EX_FAILED
     if options.model is not None or (model is None and "participant" in options.levels):
         model = find_model(options.model, options.output_dir)
-    if "participant" in options.levels:
+    if "participant" in options.levels and model is not None:
         failures += participant(session, model)
     if "group" in options.levels:
         failures += group(session, model, failures)

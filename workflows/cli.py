@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from l2s_pydra import __version__
 from l2s_pydra.config import MODES, PRESETS, LearnConfig, preset
 from l2s_pydra.errors import ConfigError, L2SError
-from l2s_pydra.workflows.options import LEVELS, Options
+
+from .options import LEVELS, Options
 
 __all__ = ["demo_arguments", "main", "parse"]
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except L2SError as error:
         sys.stderr.write(f"l2s-pydra: {error}\n")
         return getattr(error, "code", EX_USAGE)
-    from l2s_pydra.workflows.bids_app import run
+    from .bids_app import run
 
     return run(options)
 
@@ -91,9 +92,9 @@ def demo_arguments(output_dir: str | Path) -> list[str]:
     list of str
         To be continued with further options, which win.
     """
-    from l2s_pydra import bids_examples
+    from l2s_pydra.bids_examples import path
 
-    data = bids_examples.path("icbm")
+    data = path("icbm")
     derivatives = data / "derivatives"
     arguments = [str(data), str(output_dir), *LEVELS, "--preset", "quick"]
     arguments += ["--real-labels", str(derivatives / "reference")]
@@ -473,10 +474,10 @@ def _learn_config(arguments: argparse.Namespace) -> LearnConfig:
 def _setting(text: str, config: LearnConfig) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     section, _, field = name.rpartition(".")
-    known = config.to_dict()
-    known = known if not section else known.get(section)
+    everything = config.to_dict()
+    known: Any = everything.get(section) if section else everything
     if not equals or not isinstance(known, dict) or field not in known:
-        sections = sorted(k for k, v in config.to_dict().items() if isinstance(v, dict))
+        sections = sorted(k for k, v in everything.items() if isinstance(v, dict))
         available = sorted(known) if isinstance(known, dict) else sections
         raise UsageError(
             f"--set {text}: expected SECTION.NAME=VALUE; "

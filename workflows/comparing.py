@@ -4,6 +4,7 @@ import csv
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -13,10 +14,11 @@ from l2s_pydra.bids.entities import ImageRecord, join_entities
 from l2s_pydra.errors import DatasetError
 from l2s_pydra.steps.outputs import IMAGE_OUTPUTS
 from l2s_pydra.tasks import Evaluate
-from l2s_pydra.workflows import engine
-from l2s_pydra.workflows.evaluate import EvaluateImage, EvaluateImages
-from l2s_pydra.workflows.model_files import ModelFiles
-from l2s_pydra.workflows.session import Failure, Session, code_version
+
+from .engine import is_done, outcome_of, run
+from .evaluate import EvaluateImage, EvaluateImages
+from .model_files import ModelFiles
+from .session import Failure, Session, code_version
 
 __all__ = ["group"]
 
@@ -46,6 +48,7 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     DatasetError
         If there is nothing to gather, or the choice is not clear.
     """
+    from l2s_pydra.steps.evaluate import collect_volumes
     from l2s_pydra.steps.report import report_group
 
     segmentation, segmented = _find_segmented(session, model)
@@ -55,12 +58,17 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     dice = session.path("dice", segmentation=segmentation) if compared else None
     if dice:
         _join(list(compared), list(compared.values()), dice)
+    for_page = session.stage.with_name(f"{session.stage.name}_volumes.tsv")
+    collect_volumes([i.volumes for i in segmented], [i.name for i in segmented], for_page)
     report_group(
-        volumes=volumes,
+        volumes=for_page,
         dice=dice,
         failures=[failure.row for failure in (*failed, *failures)],
         out_file=session.path("group_page"),
+        run=session.record(model),
+        models=[model.description] if model else [],
     )
+    for_page.unlink()
     session.publish()
     _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
     return failures
@@ -152,37 +160,20 @@ def _compare(
         "label_mapping": mapping,
         "code_version": code_version(),
     }
-    images = list(references)
-    workflow = EvaluateImages(
-        dsegs=[image.dseg for image in images],
-        names=[image.name for image in images],
-        references=[references[image] for image in images],
-        model_labels=[image.labels for image in images],
-        **shared,
-    )
-    tasks = {
-        image: [
-            EvaluateImage(
-                dseg=image.dseg,
-                name=image.name,
-                reference=references[image],
-                model_labels=image.labels,
-                **shared,
-            ),
-            Evaluate(
-                dsegs=[image.dseg],
-                names=[image.name],
-                references=[references[image]],
-                model_labels=image.labels,
-                **shared,
-            ),
-        ]
-        for image in images
-    }
-    parts = [task for both in tasks.values() for task in both]
-    n_procs, _ = session.share(len(images))
-    engine.run(workflow, parts, session.cache, session.worker(n_procs))
-    outcomes = {image: engine.outcome_of(both, session.cache) for image, both in tasks.items()}
+    tasks = {image: _tasks(image, references[image], shared) for image in references}
+    images = [image for image, (task, _) in tasks.items() if not is_done(task, session.cache)]
+    if images:
+        workflow = EvaluateImages(
+            dsegs=[image.dseg for image in images],
+            names=[image.name for image in images],
+            references=[references[image] for image in images],
+            model_labels=[image.labels for image in images],
+            **shared,
+        )
+        parts = [part for image in images for part in tasks[image]]
+        n_procs, _ = session.share(len(images))
+        run(workflow, parts, session.cache, session.worker(n_procs))
+    outcomes = {image: outcome_of(both, session.cache) for image, both in tasks.items()}
     tables = {image: Path(o.outputs.table) for image, o in outcomes.items() if o.outputs}
     failures = [
         session.fail(
@@ -197,6 +188,25 @@ def _compare(
         if not outcome.outputs
     ]
     return tables, failures
+
+
+def _tasks(image: _Segmented, reference: Path, shared: Mapping[str, Any]) -> list[Any]:
+    """Return the task that compares an image, and the workflow around it."""
+    task = Evaluate(
+        dsegs=[image.dseg],
+        names=[image.name],
+        references=[reference],
+        model_labels=image.labels,
+        **shared,
+    )
+    workflow = EvaluateImage(
+        dseg=image.dseg,
+        name=image.name,
+        reference=reference,
+        model_labels=image.labels,
+        **shared,
+    )
+    return [task, workflow]
 
 
 def _find_references(session: Session, segmented: Sequence[_Segmented]) -> dict[_Segmented, Path]:

@@ -16,7 +16,7 @@ import attrs
 
 from .worker import IsolatingWorker, Submitter
 
-__all__ = ["Outcome", "claim", "outcome_of", "run"]
+__all__ = ["Outcome", "claim", "is_done", "outcome_of", "run"]
 
 
 @attrs.frozen
@@ -85,28 +85,37 @@ def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorke
     worker : IsolatingWorker
         Runs the jobs; closed at the end.
     """
+    from pydra.engine.workflow import Workflow
+
     for task in (workflow, *parts):
         _forget_failure(task, cache)
+    # Workflows built before are kept by the hash of their inputs, of which resources are no part.
+    Workflow.clear_cache()
     with Submitter(cache_root=cache, worker=worker) as submitter, contextlib.suppress(Exception):
         # Pydra raises where the workflow itself could not store a result. The parts tell why.
         submitter(workflow, raise_errors=False)
 
 
+def is_done(task: Any, cache: Path) -> bool:
+    """Whether the cache holds a good result of a task."""
+    return _good(_result(task, cache))
+
+
 def outcome_of(tasks: Sequence[Any], cache: Path) -> Outcome:
-    """Return what became of nested tasks, from the outermost to the innermost.
+    """Return what became of a task.
 
     Parameters
     ----------
     tasks : sequence of pydra tasks
-        A workflow and, in order, what it contains: the innermost error is the most telling, the
-        outermost outputs are what was asked for.
+        The task and, in order, the workflows around it, which know more where the task could not
+        even fail by itself.
     cache : Path
         Pydra's cache.
     """
     result = _result(tasks[0], cache)
     if _good(result):
         return Outcome(outputs=result.outputs)
-    for task in reversed(tasks):
+    for task in tasks:
         result = _result(task, cache)
         if result is not None and result.errored and result.errors:
             return Outcome(traceback="".join(result.errors["error message"]))
@@ -133,7 +142,7 @@ def _forget_failure(task: Any, cache: Path) -> None:
     from pydra.utils.general import is_workflow
 
     entry = cache / task._checksum
-    if entry.is_dir() and (is_workflow(task) or not _good(_result(task, cache))):
+    if entry.is_dir() and (is_workflow(task) or not is_done(task, cache)):
         shutil.rmtree(entry, ignore_errors=True)
 
 

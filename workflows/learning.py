@@ -11,10 +11,11 @@ from pydra.utils.hash import hash_function
 from l2s_pydra.bids.dataset import TrainingSet, build_training_set
 from l2s_pydra.bids.entities import parse_name
 from l2s_pydra.tasks import Learn, Resources
-from l2s_pydra.workflows import engine
-from l2s_pydra.workflows.learn import LearnModel
-from l2s_pydra.workflows.model_files import ModelFiles
-from l2s_pydra.workflows.session import Failure, Session, code_version
+
+from . import engine
+from .learn import LearnModel
+from .model_files import ModelFiles
+from .session import Failure, Session, code_version
 
 __all__ = ["learn"]
 
@@ -49,9 +50,12 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
         threads=session.options.threads or session.options.n_procs,
         checkpoint_dir=str(checkpoints),
     )
-    tasks = [LearnModel(**inputs, resources=resources), Learn(**inputs, resources=resources)]
-    engine.run(tasks[0], tasks[1:], session.cache, session.worker(1))
-    outcome = engine.outcome_of(tasks, session.cache)
+    task, workflow = (kind(**inputs, resources=resources) for kind in (Learn, LearnModel))
+    if engine.is_done(task, session.cache):
+        _log.info("the same model was learned before")
+    else:
+        engine.run(workflow, [task], session.cache, session.worker(1))
+    outcome = engine.outcome_of([task, workflow], session.cache)
     if outcome.outputs is None:
         failure = session.fail(Failure(name="learn", file="training", outcome=outcome))
         session.publish()
@@ -99,7 +103,7 @@ def _inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
         "maps_table": training_set.maps_table,
         "label_mapping": session.options.label_mapping,
         "segmentation": session.options.segmentation or _segmentation(pairs[0][1]),
-        "code_version": code_version(),
+        "code_version": code_version(without=("bids", "reports")),
     }
 
 

@@ -11,11 +11,12 @@ import attrs
 from l2s_pydra.bids.dataset import ImageRecord
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.tasks import Resources, Segment
-from l2s_pydra.workflows import engine
-from l2s_pydra.workflows.engine import Outcome
-from l2s_pydra.workflows.model_files import ModelFiles
-from l2s_pydra.workflows.segment import SegmentImage, SegmentImages
-from l2s_pydra.workflows.session import Failure, Session, code_version
+
+from . import engine
+from .engine import Outcome
+from .model_files import ModelFiles
+from .segment import SegmentImage, SegmentImages
+from .session import Failure, Session, code_version
 
 __all__ = ["participant"]
 
@@ -49,8 +50,7 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
     missing = {image.name: why for image in images if (why := _unreadable(image.path))}
     jobs = _Jobs.plan(session, model, [image for image in images if image.name not in missing])
     try:
-        if jobs.images:
-            jobs.run(session)
+        jobs.run(session)
     finally:
         # What is done is published, also when the run is interrupted.
         outcomes = jobs.outcomes(session)
@@ -66,44 +66,50 @@ class _Jobs:
 
     images: list[ImageRecord]
     shared: dict[str, Any]
-    n_procs: int
 
     @classmethod
     def plan(cls, session: Session, model: ModelFiles, images: list[ImageRecord]) -> "_Jobs":
-        n_procs, threads = session.share(len(images))
         shared = {
             "weights": model.weights,
             "config": model.config_file,
             "labels": model.labels,
             "probseg": session.options.probseg,
-            "resources": Resources(device=session.options.device, threads=threads),
             "code_version": code_version(),
         }
-        return cls(images, shared, n_procs)
+        return cls(images, shared)
 
     def run(self, session: Session) -> None:
-        """Segment, and say after each image how far it is."""
+        """Segment what is not in the cache, and say after each image how far it is."""
+        images = [i for i in self.images if not engine.is_done(self.tasks(i)[0], session.cache)]
+        if len(images) < len(self.images):
+            _log.info("%d image(s) were segmented before", len(self.images) - len(images))
+        if not images:
+            return
+        n_procs, threads = session.share(len(images))
+        resources = Resources(device=session.options.device, threads=threads)
         workflow = SegmentImages(
-            images=[image.path for image in self.images],
-            entities=[image.entities for image in self.images],
-            sources=[image.relative_path for image in self.images],
+            images=[image.path for image in images],
+            entities=[image.entities for image in images],
+            sources=[image.relative_path for image in images],
+            resources=resources,
             **self.shared,
         )
-        parts = [task for image in self.images for task in self.tasks(image)]
-        _log.info("segmenting %d image(s), %d at a time", len(self.images), self.n_procs)
+        _log.info("segmenting %d image(s), %d at a time", len(images), n_procs)
         done: list[str] = []
 
         def notify(task: Any, seconds: float, error: Exception | None) -> None:
             done.append(task.source)
             verb = "failed" if error else "segmented"
-            _log.info("%s %s in %.0f s (%d)", task.source, verb, seconds, len(done))
+            count = f"{len(done)} of {len(images)}"
+            _log.info("%s %s in %.0f s (%s)", task.source, verb, seconds, count)
 
-        engine.run(workflow, parts, session.cache, session.worker(self.n_procs, notify))
+        parts = [task for image in images for task in self.tasks(image)]
+        engine.run(workflow, parts, session.cache, session.worker(n_procs, notify))
 
     def tasks(self, image: ImageRecord) -> list[Any]:
-        """Return the workflow of an image, and the task in it."""
+        """Return the task of an image, and the workflow around it."""
         own = {"image": image.path, "entities": image.entities, "source": image.relative_path}
-        return [SegmentImage(**own, **self.shared), Segment(**own, **self.shared)]
+        return [Segment(**own, **self.shared), SegmentImage(**own, **self.shared)]
 
     def outcomes(self, session: Session) -> dict[str, Outcome]:
         """Say what became of each image."""
@@ -137,9 +143,9 @@ def _publish(
     outcomes: Mapping[str, Outcome],
 ) -> list[Failure]:
     """Publish the trees of all images, then the pages and logs of all participants."""
-    from l2s_pydra.steps.report import report_participant
-
     good = [image for image in images if outcomes[image.name].outputs is not None]
+    for image in good:
+        session.publish(Path(outcomes[image.name].outputs.tree))
     failures = [
         session.fail(
             Failure(
@@ -152,23 +158,32 @@ def _publish(
         for image in images
         if outcomes[image.name].outputs is None
     ]
-    for image in good:
-        session.publish(Path(outcomes[image.name].outputs.tree))
     participants = sorted({image.participant for image in images})
-    session.describe(model, [image.entities for image in good])
     record = session.record(model)
+    session.describe(model, [image.entities for image in good])
     session.stage_record(record, participants)
     for who in participants:
-        summaries = [
-            Path(outcomes[image.name].outputs.summary) for image in good if image.participant == who
-        ]
-        report_participant(
-            participant=who,
-            summaries=summaries,
-            output_dir=session.options.output_dir,
-            run=record,
-            failures=[failure.row for failure in failures if failure.participant == who],
-            out_file=session.path("participant_page", participant=who),
-        )
+        mine = [outcomes[image.name].outputs for image in good if image.participant == who]
+        _report(session, who, [Path(outputs.summary) for outputs in mine], record, failures)
     session.publish()
     return failures
+
+
+def _report(
+    session: Session,
+    who: str,
+    summaries: Sequence[Path],
+    record: Mapping[str, Any],
+    failures: Sequence[Failure],
+) -> None:
+    """Stage the page of a participant."""
+    from l2s_pydra.steps.report import report_participant
+
+    report_participant(
+        participant=who,
+        summaries=summaries,
+        output_dir=session.options.output_dir,
+        run=record,
+        failures=[failure.row for failure in failures if failure.participant == who],
+        out_file=session.path("participant_page", participant=who),
+    )

@@ -15,11 +15,12 @@ from l2s_pydra.bids.derivatives import dataset_path, publish, write_text
 from l2s_pydra.bids.description import describe_dataset
 from l2s_pydra.bids.provenance import run_record, to_toml
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
-from l2s_pydra.workflows.engine import Outcome
-from l2s_pydra.workflows.logs import set_up_logging
-from l2s_pydra.workflows.model_files import ModelFiles
-from l2s_pydra.workflows.options import Options
-from l2s_pydra.workflows.worker import IsolatingWorker, Notify
+
+from .engine import Outcome
+from .logs import set_up_logging
+from .model_files import ModelFiles
+from .options import Options
+from .worker import IsolatingWorker, Notify
 
 __all__ = ["Failure", "Session", "code_version"]
 
@@ -42,6 +43,8 @@ class Failure:
     """Why."""
     participant: str | None = None
     """Whose image, ``sub-01``."""
+    reason: str = ""
+    """Why, in one line that names no folder of this computer."""
     log: PurePosixPath | None = None
     """Where the whole story is, relative to the output folder."""
 
@@ -49,9 +52,9 @@ class Failure:
     def row(self) -> dict[str, str | None]:
         """Plain values, for the reports."""
         return {
-            "image": self.file,
+            "file": self.file,
             "participant": self.participant or "",
-            "reason": self.outcome.reason,
+            "reason": self.reason,
             "log": str(self.log) if self.log else None,
         }
 
@@ -159,18 +162,20 @@ class Session:
             else self.path("dataset_crash", name=failure.name)
         )
         log = PurePosixPath(place.relative_to(self.stage).as_posix())
-        lines = (
-            f"run: {self.uuid}",
-            f"file: {failure.file}",
-            f"reason: {failure.outcome.reason}",
-            "",
-            failure.outcome.traceback,
-        )
-        write_text(place, "\n".join(lines))
         reason = failure.outcome.reason
         prefix = "" if failure.file in reason else f"{failure.file}: "
         _log.error("%s%s (details: %s)", prefix, reason, self.options.output_dir / log)
-        return attrs.evolve(failure, log=log)
+        text = f"run: {self.uuid}\nfile: {failure.file}\n\n{failure.outcome.traceback}"
+        write_text(place, self._without_folders(text))
+        return attrs.evolve(failure, log=log, reason=self._without_folders(reason))
+
+    def _without_folders(self, text: str) -> str:
+        """Replace the folders of this computer in a message that will be published."""
+        places = {str(folder): f"<{name}>" for name, folder in self.options.places.items()}
+        places[str(Path.home())] = "~"
+        for folder in sorted(places, key=len, reverse=True):
+            text = text.replace(folder, places[folder])
+        return text
 
     def publish(self, tree: Path | None = None) -> None:
         """Copy a tree, by default what was staged so far, to the output folder."""
@@ -180,17 +185,22 @@ class Session:
             _log.debug("%d files written, %d unchanged", len(done.written), len(done.unchanged))
 
 
-def code_version() -> str:
+def code_version(*, without: Sequence[str] = ()) -> str:
     """Version of the software and checksum of its sources, for Pydra's hashes.
 
     Results must not be taken from the cache after the code was changed, by an upgrade or by hand.
+
+    Parameters
+    ----------
+    without : sequence of str
+        Folders of the package that do not decide the result.
     """
     import l2s_pydra
 
     root = Path(l2s_pydra.__file__).parent
     digest = hashlib.sha256()
     sources = (path.relative_to(root) for path in root.rglob("*.py"))
-    for path in sorted(path for path in sources if path.parts[0] not in _SHELLS):
+    for path in sorted(path for path in sources if path.parts[0] not in (*_SHELLS, *without)):
         digest.update(path.as_posix().encode() + (root / path).read_bytes())
     return f"{l2s_pydra.__version__}+{digest.hexdigest()[:12]}"
 

@@ -1,5 +1,6 @@
 """What the interfaces share."""
 
+from pathlib import Path
 from typing import Any
 
 from nipype.external.due import BibTeX
@@ -69,6 +70,11 @@ class StepInterface(SimpleInterface):
         """Value of an input; ``None`` if it is not defined."""
         value = getattr(self.inputs, name)
         return value if isdefined(value) else None
+
+    def _path(self, name: str) -> Path | None:
+        """Value of an input that is a file or folder; ``None`` if it is not defined."""
+        value = self._given(name)
+        return Path(value) if value else None
 
     def _resources(self) -> dict[str, Any]:
         """``device`` and ``threads`` as the steps take them."""

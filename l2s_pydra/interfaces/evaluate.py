@@ -43,14 +43,13 @@ class Evaluate(StepInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from ..steps.evaluate import evaluate
 
-        mapping = self._given("label_mapping")
         table = evaluate(
             dsegs=[Path(dseg) for dseg in self.inputs.dsegs],
             names=list(self.inputs.names),
             references=[Path(reference) for reference in self.inputs.references],
             reference_table=Path(self.inputs.reference_table),
             model_labels=Path(self.inputs.model_labels),
-            label_mapping=Path(mapping) if mapping else None,
+            label_mapping=self._path("label_mapping"),
             out_file=Path(runtime.cwd) / "dice.tsv",
         )
         self._results["table"] = str(table)

@@ -63,10 +63,6 @@ class Learn(StepInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from ..steps.learn import learn
 
-        tables = {
-            name: Path(value) if (value := self._given(name)) else None
-            for name in ("maps_table", "label_mapping", "checkpoint_dir")
-        }
         model = learn(
             images=[Path(image) for image in self.inputs.images],
             labels=[Path(label) for label in self.inputs.labels],
@@ -74,10 +70,12 @@ class Learn(StepInterface):
             roles=list(self.inputs.roles),
             label_maps=[Path(label_map) for label_map in self.inputs.label_maps],
             real_table=Path(self.inputs.real_table),
+            maps_table=self._path("maps_table"),
+            label_mapping=self._path("label_mapping"),
             config=dict(self.inputs.config),
             segmentation=self.inputs.segmentation,
             out_dir=Path(runtime.cwd),
-            **tables,
+            checkpoint_dir=self._path("checkpoint_dir"),
             **self._resources(),
         )
         self._results["model"] = str(model)
