@@ -1,173 +1,19 @@
 """HTML pages: of a participant, of a group, of a model.
 
 A page is one file that opens offline: style and script are inside, pictures are files beside it.
-Its input is plain values (what JSON holds), typed below. Every path in it is relative to the
-folder of the page, with ``/``.
+Its input is plain values, described in :mod:`l2s_pydra.reports.inputs`.
 """
 
-import json
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
-from urllib.parse import quote
+from typing import Any
 
 from .. import __version__
+from .filters import FILTERS
+from .inputs import Failure, Figure, ImageSummary, Link, ModelReference, ModelSummary
 from .statistics import THRESHOLD, ImageValue, distributions, matrix, unusual_values
 
-__all__ = [
-    "Failure",
-    "Figure",
-    "ImageSummary",
-    "Link",
-    "ModelReference",
-    "ModelSummary",
-    "Role",
-    "SettingBlock",
-    "VolumeRow",
-    "group_page",
-    "model_page",
-    "participant_page",
-]
-
-
-class Link(TypedDict):
-    """A file or page to point to."""
-
-    href: str
-    """Relative path."""
-    text: str
-    """What it is."""
-
-
-class Figure(TypedDict):
-    """A picture of a page."""
-
-    href: str
-    """Relative path of the PNG."""
-    alt: str
-    """What the picture shows, for those who cannot see it."""
-    caption: str
-    """Text below."""
-
-
-class VolumeRow(TypedDict):
-    """Volume of one structure."""
-
-    index: int
-    """Value in the segmentation."""
-    name: str
-    """Name of the structure."""
-    volume_mm3: float
-    """Volume."""
-    color: NotRequired[str | None]
-    """``#rrggbb`` of the structure in the figure."""
-
-
-class ModelReference(TypedDict):
-    """Which model."""
-
-    name: str
-    """Name."""
-    sha256: str
-    """Checksum of the weights."""
-    version: NotRequired[str]
-    """Version of the software that learned it."""
-    page: NotRequired[str]
-    """Relative path of its page."""
-
-
-class ImageSummary(TypedDict):
-    """One segmented image; what the segment step writes as ``summary.json``."""
-
-    image: str
-    """File name of the image."""
-    source: str
-    """Path of the image below the raw data set."""
-    entities: Mapping[str, str]
-    """Entities and ``suffix`` of the image."""
-    dseg: str
-    """Relative path of the segmentation."""
-    figure: str
-    """Relative path of the overlay; empty if there is none."""
-    volumes: Sequence[VolumeRow]
-    """One a structure, without the background."""
-    warnings: Sequence[str]
-    """What a reader should know of this image, one line each."""
-    model: ModelReference
-    """The model that was used."""
-    shape: Sequence[int]
-    """Voxels along each axis."""
-    spacing_mm: Sequence[float]
-    """Voxel size along each axis."""
-    seconds: NotRequired[float]
-    """Time it took."""
-    files: NotRequired[Sequence[Link]]
-    """Further outputs."""
-
-
-class Failure(TypedDict):
-    """An image that could not be segmented."""
-
-    file: str
-    """Path of the image below its data set."""
-    reason: str
-    """One line: what is wrong and what to do."""
-    name: NotRequired[str]
-    """Unique name of the image."""
-    participant: NotRequired[str]
-    """``sub-<label>``; empty if it is nobody's image."""
-    log: NotRequired[str]
-    """Relative path of the crash file; empty if there is none."""
-
-
-class SettingBlock(TypedDict):
-    """A titled list of settings."""
-
-    title: str
-    """Heading."""
-    items: Sequence[Mapping[str, Any]]
-    """``name`` and ``value`` of each."""
-
-
-class Role(TypedDict):
-    """Who or what had one part in training."""
-
-    title: str
-    """``Learned from``, say."""
-    explanation: str
-    """What that means."""
-    names: Sequence[str]
-    """Participants or files."""
-
-
-class ModelSummary(TypedDict):
-    """A model folder in plain values."""
-
-    name: str
-    """Name."""
-    sha256: str
-    """Checksum of the weights."""
-    mode: str
-    """``learn2synth``, ``synthseg`` or ``supervised``."""
-    best_dice: float | None
-    """Validation Dice of the weights that were kept."""
-    steps: int | None
-    """Steps that were made."""
-    seconds: float | None
-    """Time of training."""
-    settings: Sequence[SettingBlock]
-    """Settings that matter."""
-    config: Mapping[str, Any]
-    """Everything in ``config.json``."""
-    software: Mapping[str, str]
-    """Versions."""
-    labels: Sequence[Mapping[str, Any]]
-    """``index``, ``name``, ``color`` and validation ``dice`` (or None) of each label."""
-    roles: Sequence[Role]
-    """Who learned, who validated, which label maps."""
-    theta: Mapping[str, Mapping[str, float]]
-    """``start``, ``average`` and ``final`` values of the augmentation, by name."""
+__all__ = ["group_page", "model_page", "participant_page"]
 
 
 _MODES = {
@@ -378,104 +224,8 @@ def _write(path: str | Path, template: str, values: Mapping[str, Any]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
+    environment.filters.update(FILTERS)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(environment.get_template(template).render(values) + "\n", encoding="utf-8")
     return path
-
-
-def _link(href: str) -> str:
-    """Path as a URL; only web addresses keep their colon.
-
-    >>> _link("sub-01/figures/a b.png")
-    'sub-01/figures/a%20b.png'
-    """
-    return href if href.startswith("https://") else quote(href, safe="/#")
-
-
-def _title(image: ImageSummary) -> str:
-    """Suffix and entities of an image, without the participant.
-
-    >>> _title({"image": "sub-1_ses-a_T1w",
-    ...         "entities": {"subject": "1", "session": "a", "suffix": "T1w"}})
-    'T1w, session a'
-    """
-    entities = image["entities"]
-    rest = [f"{k} {v}" for k, v in entities.items() if k not in ("subject", "suffix", "datatype")]
-    return ", ".join([entities.get("suffix", image["image"]), *rest])
-
-
-def _total(image: ImageSummary) -> float:
-    return sum(row["volume_mm3"] for row in image["volumes"])
-
-
-def _volume_rows(image: ImageSummary) -> list[dict[str, Any]]:
-    """Add the share of the total and the length of the bar, both in percent."""
-    total = _total(image) or 1.0
-    largest = max((row["volume_mm3"] for row in image["volumes"]), default=0) or 1.0
-    return [
-        {
-            "color": None,
-            **row,
-            "share": row["volume_mm3"] / total,
-            "width": round(100 * row["volume_mm3"] / largest, 2),
-        }
-        for row in image["volumes"]
-    ]
-
-
-def _sum_warnings(images: Sequence[ImageSummary]) -> int:
-    return sum(len(image["warnings"]) for image in images)
-
-
-def _ml(volume_mm3: float) -> str:
-    """Millilitres, with two decimals below 10.
-
-    >>> _ml(1234.5), _ml(452e3)
-    ('1.23', '452.0')
-    """
-    volume = volume_mm3 / 1000
-    return f"{volume:.2f}" if volume < 10 else f"{volume:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    """Time in words.
-
-    >>> _duration(3.21), _duration(75), _duration(7300)
-    ('3.2 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _score(value: float | None) -> str:
-    return "not measured" if value is None or value != value else f"{value:.3f}"
-
-
-def _spacing(values: Iterable[float]) -> str:
-    return " × ".join(f"{value:.3g}" for value in values)
-
-
-_FILTERS = {
-    "command": shlex.join,
-    "digits": _digits,
-    "duration": _duration,
-    "link": _link,
-    "ml": _ml,
-    "percent": lambda share: f"{100 * share:.1f} %",
-    "pretty": lambda values: json.dumps(values, indent=2, ensure_ascii=False, default=str),
-    "score": _score,
-    "spacing": _spacing,
-    "sum_warnings": _sum_warnings,
-    "title": _title,
-    "total": _total,
-    "volume_rows": _volume_rows,
-    "words": lambda name: str(name).replace("_", " "),
-}

@@ -1,0 +1,108 @@
+"""How the templates write values: links, volumes, times."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from .inputs import ImageSummary
+
+__all__ = ["FILTERS"]
+
+
+def _link(href: str) -> str:
+    """Path as a URL; only web addresses keep their colon.
+
+    >>> _link("sub-01/figures/a b.png")
+    'sub-01/figures/a%20b.png'
+    """
+    return href if href.startswith("https://") else quote(href, safe="/#")
+
+
+def _title(image: ImageSummary) -> str:
+    """Suffix and entities of an image, without the participant.
+
+    >>> _title({"image": "sub-1_ses-a_T1w",
+    ...         "entities": {"subject": "1", "session": "a", "suffix": "T1w"}})
+    'T1w, session a'
+    """
+    entities = image["entities"]
+    rest = [f"{k} {v}" for k, v in entities.items() if k not in ("subject", "suffix", "datatype")]
+    return ", ".join([entities.get("suffix", image["image"]), *rest])
+
+
+def _total(image: ImageSummary) -> float:
+    return sum(row["volume_mm3"] for row in image["volumes"])
+
+
+def _volume_rows(image: ImageSummary) -> list[dict[str, Any]]:
+    """Add the share of the total and the length of the bar, both in percent."""
+    total = _total(image) or 1.0
+    largest = max((row["volume_mm3"] for row in image["volumes"]), default=0) or 1.0
+    return [
+        {
+            "color": None,
+            **row,
+            "share": row["volume_mm3"] / total,
+            "width": round(100 * row["volume_mm3"] / largest, 2),
+        }
+        for row in image["volumes"]
+    ]
+
+
+def _sum_warnings(images: Sequence[ImageSummary]) -> int:
+    return sum(len(image["warnings"]) for image in images)
+
+
+def _ml(volume_mm3: float) -> str:
+    """Millilitres, with two decimals below 10.
+
+    >>> _ml(1234.5), _ml(452e3)
+    ('1.23', '452.0')
+    """
+    volume = volume_mm3 / 1000
+    return f"{volume:.2f}" if volume < 10 else f"{volume:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    """Time in words.
+
+    >>> _duration(3.21), _duration(75), _duration(7300)
+    ('3.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _score(value: float | None) -> str:
+    return "not measured" if value is None or value != value else f"{value:.3f}"
+
+
+def _spacing(values: Iterable[float]) -> str:
+    return " × ".join(f"{value:.3g}" for value in values)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "command": shlex.join,
+    "digits": _digits,
+    "duration": _duration,
+    "link": _link,
+    "ml": _ml,
+    "percent": lambda share: f"{100 * share:.1f} %",
+    "pretty": lambda values: json.dumps(values, indent=2, ensure_ascii=False, default=str),
+    "score": _score,
+    "spacing": _spacing,
+    "sum_warnings": _sum_warnings,
+    "title": _title,
+    "total": _total,
+    "volume_rows": _volume_rows,
+    "words": lambda name: str(name).replace("_", " "),
+}
+"""Filters by name, as the templates call them."""
