@@ -16,23 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError, ShapeError
+from .interpolation import (
+    Array,
+    Floats,
+    Shape,
+    along_axes,
+    between,
+    box,
+    gaussian_matrix,
+    linear_matrix,
+    nearest,
+    parallel_axes,
+    sample,
+    sample_grid,
+    touched,
+    voxel_coordinates,
+    within,
+)
 from .volume import Volume
 
 __all__ = ["Conform"]
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-Shape = tuple[int, int, int]
-
 _BLOCK = 48
-_SLAB_VOXELS = 2**20
 _MAX_VOXELS = 2**30
-_ALIGNED_VOXELS = 0.01
-"""Axes are parallel if they part by less than this over the whole field of view."""
-_SNAP_VOXELS = 1e-3
-"""Coordinates this near a voxel centre are taken as the centre: affines are stored as float32."""
-_EDGE_VOXELS = 0.5 + 1e-3
-"""A voxel reaches half a voxel beyond its centre."""
 
 
 def _shape(value: Any) -> Shape:
@@ -171,16 +177,16 @@ class Conform:
         ratio = np.linalg.norm(self.affine[:3, 0]) / np.linalg.norm(
             self.source_affine[:3, :3], axis=0
         )
-        smooth = [_gaussian(n, r) for n, r in zip(self.source_shape, ratio, strict=True)]
-        parallel = _parallel(to_source, self.shape)
+        smooth = [gaussian_matrix(n, r) for n, r in zip(self.source_shape, ratio, strict=True)]
+        parallel = parallel_axes(to_source, self.shape)
         if parallel is None:
-            return _oblique_image(_along_axes(data, smooth), to_source, self.shape)
+            return sample_grid(along_axes(data, smooth), to_source, self.shape)
         axes, coordinates = parallel
         matrices = [
-            _linear(coordinates[work], self.source_shape[axis]) @ smooth[axis]
+            linear_matrix(coordinates[work], self.source_shape[axis]) @ smooth[axis]
             for work, axis in enumerate(axes)
         ]
-        image: Floats = np.ascontiguousarray(_along_axes(data.transpose(axes), matrices))
+        image: Floats = np.ascontiguousarray(along_axes(data.transpose(axes), matrices))
         return image
 
     def labels(self, labels: Volume | Array) -> Array:
@@ -196,9 +202,7 @@ class Conform:
             Value of the nearest source voxel; 0 outside the source's field of view.
         """
         data = self._checked(labels, self.source_shape, "source")
-        return _nearest(
-            data, np.linalg.solve(self.source_affine, self.fine_affine), self.fine_shape
-        )
+        return nearest(data, np.linalg.solve(self.source_affine, self.fine_affine), self.fine_shape)
 
     def posterior_to_source(self, posterior: Any) -> npt.NDArray[np.int16]:
         r"""Bring label posteriors back to the source grid and take the most probable label.
@@ -269,7 +273,7 @@ class Conform:
 
     def _blocks(self) -> Iterator["_ParallelBlock | _ObliqueBlock"]:
         to_work = np.linalg.solve(self.affine, self.source_affine)
-        parallel = _parallel(to_work, self.source_shape)
+        parallel = parallel_axes(to_work, self.source_shape)
         steps = (range(0, n, _BLOCK) for n in self.source_shape)
         for starts in itertools.product(*steps):
             ranges = [
@@ -292,8 +296,8 @@ class _ParallelBlock:
         self._axes = axes
         points = [c[region] for c, region in zip(coordinates, self.region, strict=True)]
         sizes = [shape[axis] for axis in axes]
-        self._inside = [_within(p, n) for p, n in zip(points, sizes, strict=True)]
-        spans = [_span(p, n) for p, n in zip(points, sizes, strict=True)]
+        self._inside = [within(p, n) for p, n in zip(points, sizes, strict=True)]
+        spans = [touched(p, n) for p, n in zip(points, sizes, strict=True)]
         self._points = [
             np.clip(p, 0, n - 1) - span.start
             for p, n, span in zip(points, sizes, spans, strict=True)
@@ -309,7 +313,7 @@ class _ParallelBlock:
 
     def inside(self) -> Array:
         """Which voxels of the block lie in the working grid."""
-        return _box(*self._inside)
+        return box(*self._inside)
 
     def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
         """Give some labels' values at the voxels of the block, one label at a time."""
@@ -318,7 +322,7 @@ class _ParallelBlock:
             frame = part[label].transpose(self._axes)
             # The last axis first, while the others are short: gathering along it is slowest
             for axis in (2, 1, 0):
-                frame = _between(frame, self._points[axis], axis)
+                frame = between(frame, self._points[axis], axis)
             yield frame
 
 
@@ -332,7 +336,7 @@ class _ObliqueBlock:
         self._shape = shape
         corners = np.array(list(itertools.product(*((a, b - 1) for a, b in ranges)))).T
         points = to_work[:3, :3] @ corners + to_work[:3, 3:]
-        spans = [_span(p, n) for p, n in zip(points, shape, strict=True)]
+        spans = [touched(p, n) for p, n in zip(points, shape, strict=True)]
         self._crop = (slice(None), *spans)
         self._cropped_to_work = to_work.copy()
         self._cropped_to_work[:3, 3] -= [span.start for span in spans]
@@ -343,14 +347,14 @@ class _ObliqueBlock:
 
     def inside(self) -> Array:
         """Which voxels of the block lie in the working grid."""
-        points = _points(self._to_work, self._ranges)
-        inside = [_within(p, n) for p, n in zip(points, self._shape, strict=True)]
+        points = voxel_coordinates(self._to_work, self._ranges)
+        inside = [within(p, n) for p, n in zip(points, self._shape, strict=True)]
         return inside[0] & inside[1] & inside[2]
 
     def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
         """Give some labels' values at the voxels of the block, one label at a time."""
         part = np.ascontiguousarray(self.crop(stack)[labels])
-        yield from _sample(part, self._cropped_to_work, self._ranges, beyond="edge")
+        yield from sample(part, self._cropped_to_work, self._ranges, beyond="edge")
 
 
 def _frame(volume: Volume) -> npt.NDArray[np.float64]:
@@ -374,207 +378,6 @@ def _center(volume: Volume) -> npt.NDArray[np.float64]:
     middle = (np.array(volume.shape) - 1) / 2
     center: npt.NDArray[np.float64] = volume.affine[:3, :3] @ middle + volume.affine[:3, 3]
     return center
-
-
-def _parallel(to_other: Array, shape: Shape) -> tuple[list[int], list[Array]] | None:
-    """Match the axes of a grid with those of another.
-
-    Parameters
-    ----------
-    to_other : (4, 4) array
-        Voxels of this grid to voxels of the other.
-    shape : 3 ints
-        Voxels of this grid.
-
-    Returns
-    -------
-    (list of 3 ints, list of 3 arrays) or None
-        The other grid's axis that runs along each axis of this grid, and the coordinate along it
-        of each voxel; None if some axes are not parallel.
-    """
-    linear = to_other[:3, :3]
-    axes = [int(axis) for axis in np.abs(linear).argmax(axis=0)]
-    if sorted(axes) != [0, 1, 2]:
-        return None
-    rest = linear.copy()
-    rest[axes, range(3)] = 0
-    middle = (np.array(shape) - 1) / 2
-    if (np.abs(rest) @ middle).max() > _ALIGNED_VOXELS:
-        return None
-    center = linear @ middle + to_other[:3, 3]
-    coordinates = []
-    for axis, other in enumerate(axes):
-        points = center[other] + linear[other, axis] * (np.arange(shape[axis]) - middle[axis])
-        coordinates.append(_snapped(points))
-    return axes, coordinates
-
-
-def _snapped(points: Array) -> Array:
-    whole = np.rint(points)
-    return np.where(np.abs(points - whole) < _SNAP_VOXELS, whole, points)
-
-
-def _within(points: Array, size: int) -> Array:
-    """Whether each coordinate lies in a voxel of an axis of this size."""
-    inside: Array = (points >= -_EDGE_VOXELS) & (points <= size - 1 + _EDGE_VOXELS)
-    return inside
-
-
-def _box(x: Array, y: Array, z: Array) -> Array:
-    """(X, Y, Z) truth of three (X,), (Y,) and (Z,) conditions at once."""
-    box: Array = x[:, None, None] & y[None, :, None] & z[None, None, :]
-    return box
-
-
-def _span(points: Array, size: int) -> slice:
-    """Voxels along an axis that interpolation at these coordinates touches."""
-    low = int(np.clip(np.floor(points.min()), 0, size - 1))
-    high = int(np.clip(np.floor(points.max()) + 1, 0, size - 1))
-    return slice(low, high + 1)
-
-
-def _between(data: Floats, points: Array, axis: int) -> Floats:
-    """Interpolate linearly along an axis, at coordinates within it; the result is a new array."""
-    low = np.floor(points).astype(np.intp)
-    share = (points - low).astype(np.float32)
-    values: Floats = data.take(low, axis)
-    if share.any():
-        step = data.take(np.minimum(low + 1, data.shape[axis] - 1), axis)
-        step -= values
-        step *= share.reshape([-1 if a == axis else 1 for a in range(3)])
-        values += step
-    return values
-
-
-def _linear(points: Array, size: int) -> Floats:
-    """Matrix of linear interpolation along an axis.
-
-    Parameters
-    ----------
-    points : (N,) array
-        Coordinates, voxels.
-    size : int
-        Voxels along the axis.
-
-    Returns
-    -------
-    (N, size) float32 array
-        Rows are 0 outside the axis' voxels; in the outer halves of its end voxels they pick these.
-    """
-    clamped = np.clip(points, 0, size - 1)
-    low = np.minimum(np.floor(clamped).astype(np.intp), max(size - 2, 0))
-    share = clamped - low
-    rows = np.arange(len(points))
-    matrix = np.zeros((len(points), size), dtype=np.float32)
-    matrix[rows, low] = 1 - share
-    if size > 1:
-        matrix[rows, low + 1] = share
-    matrix[~_within(points, size)] = 0
-    return matrix
-
-
-def _gaussian(size: int, ratio: float) -> Floats:
-    """Matrix of the Gaussian that widens a voxel's point spread by ``ratio``.
-
-    Both point spreads are taken as Gaussians whose full width at half maximum is the voxel
-    size (Cardoso et al., MICCAI 2015); variances add. Rows sum to one at the ends of the axis, too.
-    """
-    if ratio <= 1 + 1e-3:
-        return np.eye(size, dtype=np.float32)
-    variance = (ratio**2 - 1) / (8 * np.log(2))
-    squares = np.subtract.outer(np.arange(size), np.arange(size)) ** 2.0
-    # Cut at four standard deviations: denormal numbers would slow the product
-    kernel = np.where(squares <= 16 * variance, np.exp(-squares / (2 * variance)), 0)
-    rows: Floats = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
-    return rows
-
-
-def _is_identity(matrix: Array) -> bool:
-    return matrix.shape[0] == matrix.shape[1] and bool(
-        np.array_equal(matrix, np.eye(len(matrix), dtype=matrix.dtype))
-    )
-
-
-def _along_axes(data: Floats, matrices: list[Floats]) -> Floats:
-    """Multiply a (X, Y, Z) array by a matrix along each axis."""
-    if data.flags.f_contiguous and not data.flags.c_contiguous:
-        return _along_axes(data.T, matrices[::-1]).T
-    for matrix in matrices:
-        # The first axis is multiplied and becomes the last; after three turns all are in place
-        if _is_identity(matrix):
-            data = np.moveaxis(data, 0, 2)
-        else:
-            flat = data.reshape(len(data), -1)
-            data = (flat.T @ matrix.T).reshape(*data.shape[1:], len(matrix))
-    return data
-
-
-def _points(to_other: Array, ranges: list[tuple[int, int]]) -> list[Array]:
-    """Coordinates in another grid of the voxels in these ranges, one (X, Y, Z) array per axis."""
-    x, y, z = np.ogrid[tuple(slice(*r) for r in ranges)]
-    return [row[0] * x + row[1] * y + row[2] * z + row[3] for row in to_other[:3]]
-
-
-def _oblique_image(data: Floats, to_source: Array, shape: Shape) -> Floats:
-    """Sample a source at the voxels of an oblique grid of this shape, some slabs at a time."""
-    image = np.empty(shape, dtype=np.float32)
-    step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
-    for start in range(0, shape[0], step):
-        stop = min(start + step, shape[0])
-        ranges = [(start, stop), (0, shape[1]), (0, shape[2])]
-        image[start:stop] = _sample(data[None], to_source, ranges)[0]
-    return image
-
-
-def _nearest(data: Array, to_source: Array, shape: Shape) -> Array:
-    parallel = _parallel(to_source, shape)
-    if parallel is not None:
-        axes, coordinates = parallel
-        sizes = [data.shape[axis] for axis in axes]
-        index = [_nearest_index(c, n) for c, n in zip(coordinates, sizes, strict=True)]
-        x, y, z = (_within(c, n) for c, n in zip(coordinates, sizes, strict=True))
-        values = np.ascontiguousarray(data.transpose(axes)[np.ix_(*index)])
-        # np.ix_ would turn masks into indices
-        return values * (x[:, None, None] & y[:, None] & z)
-    out = np.zeros(shape, dtype=data.dtype)
-    for start in range(shape[0]):
-        points = _points(to_source, [(start, start + 1), (0, shape[1]), (0, shape[2])])
-        i, j, k = (_nearest_index(p, n) for p, n in zip(points, data.shape, strict=True))
-        x, y, z = (_within(p, n) for p, n in zip(points, data.shape, strict=True))
-        out[start] = (data[i, j, k] * (x & y & z))[0]
-    return out
-
-
-def _nearest_index(points: Array, size: int) -> Array:
-    # Halves up, everywhere alike; the tolerance keeps float32 affines from deciding
-    return np.clip(np.floor(points + 0.5 + 1e-4), 0, size - 1).astype(np.intp)
-
-
-def _sample(
-    stack: Floats, to_other: Array, ranges: list[tuple[int, int]], beyond: str = "zero"
-) -> Floats:
-    """Trilinear interpolation of (K, X, Y, Z) at the voxels of another, oblique grid.
-
-    ``beyond`` the grid of the stack are "zero" or the values of its "edge".
-    """
-    import torch
-    from torch.nn.functional import grid_sample
-
-    sizes = stack.shape[1:]
-    points = _points(to_other, ranges)
-    # grid_sample runs from -1 at the first voxel to 1 at the last, and lists x last
-    scaled = [2 * p / max(n - 1, 1) - 1 for p, n in zip(points, sizes, strict=True)]
-    grid = torch.from_numpy(np.stack(scaled[::-1], axis=-1).astype(np.float32))
-    # The batch axis is what grid_sample shares among threads: one slab each
-    parts = max(d for d in range(1, torch.get_num_threads() + 1) if len(grid) % d == 0)
-    grid = grid.reshape(parts, -1, *grid.shape[1:])
-    source = torch.from_numpy(stack)[None].expand(parts, -1, -1, -1, -1)
-    sampled = grid_sample(source, grid, padding_mode="border", align_corners=True)
-    values: Floats = sampled.transpose(0, 1).reshape(len(stack), *points[0].shape).numpy()
-    if beyond == "zero":
-        x, y, z = (_within(p, n) for p, n in zip(points, sizes, strict=True))
-        values *= x & y & z
-    return values
 
 
 def _contenders(part: Floats) -> list[int]:

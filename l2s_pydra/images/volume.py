@@ -1,4 +1,4 @@
-"""Volumes: load, check, compare, save.
+"""Volumes: load, check, compare.
 
 World coordinates are RAS+ millimetres throughout, as in nibabel.
 """
@@ -8,10 +8,7 @@ import io
 import itertools
 import logging
 import struct
-import uuid
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +21,10 @@ from ..errors import GridMismatchError, ImageError, LabelError
 
 __all__ = [
     "Volume",
+    "by",
     "check_same_grid",
     "load_image",
     "load_labels",
-    "save_float",
-    "save_labels",
-    "save_probabilities",
     "voxel_volume_mm3",
 ]
 
@@ -51,13 +46,8 @@ _UNREADABLE = (
     nb.spatialimages.HeaderDataError,
     nb.wrapstruct.WrapStructError,
 )
-_GEOMETRY = (
-    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("sform_code", "srow_x", "srow_y", "srow_z"),
-)
 _SAME_GRID_MM = 1e-3
 _FIELD_OF_VIEW_MM = (2.0, 2000.0)
-_PROBABILITY_STEP = 1 / 32767
 
 
 def _is_affine(_: object, field: Any, value: Array) -> None:
@@ -191,7 +181,7 @@ def check_same_grid(image: Volume, labels: Volume) -> None:
     remedy = "resample the labels onto the image's grid by nearest neighbour"
     if image.shape != labels.shape:
         raise GridMismatchError(
-            f"{labels.path}: shape {_by(labels.shape)} differs from {_by(image.shape)} of "
+            f"{labels.path}: shape {by(labels.shape)} differs from {by(image.shape)} of "
             f"{image.path}; {remedy}"
         )
     corners = _corners(image.shape)
@@ -201,64 +191,6 @@ def check_same_grid(image: Volume, labels: Volume) -> None:
             f"{labels.path}: voxels lie up to {gaps.max():.3g} mm from those of {image.path}; "
             f"{remedy}, or correct the affine of the wrong one"
         )
-
-
-def save_labels(path: str | Path, data: Array, like: Volume) -> Path:
-    """Save a label map on the grid of another volume, in the smallest integer type that fits.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.nii`` or ``.nii.gz``; appears only once it is complete.
-    data : (X, Y, Z) integer array
-    like : Volume
-        Its affine, qform, sform and their codes are kept exactly; nothing else of its header is.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    ImageError
-        If ``data`` has another shape than ``like``, or the file cannot be written.
-    """
-    low, high = int(data.min()), int(data.max())
-    for kind in (np.uint8, np.int16, np.int32):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return _save(path, [data.astype(kind)], data.shape, like)
-    raise ImageError(f"{path}: labels from {low} to {high} do not fit 32 bits; renumber them")
-
-
-def save_float(path: str | Path, data: Array, like: Volume) -> Path:
-    """Save a float32 image on the grid of another volume; otherwise as :func:`save_labels`."""
-    return _save(path, [data.astype(np.float32)], data.shape, like)
-
-
-def save_probabilities(path: str | Path, frames: Iterable[Array], count: int, like: Volume) -> Path:
-    """Save a 4-D image of probabilities, one frame at a time, so that memory holds one.
-
-    Values in [0, 1] are stored as int16 multiples of 1/32767 (``scl_slope``): half the size of
-    float32, with an error below 2e-5.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.nii`` or ``.nii.gz``; appears only once it is complete.
-    frames : iterable of ``count`` (X, Y, Z) float arrays
-    count : int
-        Number of frames.
-    like : Volume
-        As in :func:`save_labels`.
-
-    Returns
-    -------
-    Path
-    """
-    scaled = (
-        np.rint(np.clip(frame, 0, 1) / _PROBABILITY_STEP).astype(np.int16) for frame in frames
-    )
-    return _save(path, scaled, (*like.shape, count), like, slope=_PROBABILITY_STEP)
 
 
 def _open(path: str | Path, allow_2d: bool) -> tuple[Any, list[str]]:
@@ -300,16 +232,16 @@ def _unreadable(path: str | Path, error: BaseException) -> ImageError:
 
 def _check_shape(shape: tuple[int, ...], path: Path, allow_2d: bool) -> None:
     if 0 in shape:
-        raise ImageError(f"{path}: has an axis of length 0 ({_by(shape)}); export it again")
+        raise ImageError(f"{path}: has an axis of length 0 ({by(shape)}); export it again")
     extra = int(np.prod(shape[3:], dtype=np.int64))
     if extra > 1:
         raise ImageError(
-            f"{path}: has {extra} volumes ({_by(shape)}) where one is expected; extract one"
+            f"{path}: has {extra} volumes ({by(shape)}) where one is expected; extract one"
         )
     flat = 3 - len(shape[:3]) + sum(n == 1 for n in shape[:3])
     if flat > 1 or (flat == 1 and not allow_2d):
         raise ImageError(
-            f"{path}: is not 3-D ({_by(shape)}); give a volume"
+            f"{path}: is not 3-D ({by(shape)}); give a volume"
             + ("" if flat > 1 else ", or use a 2-D model for single slices")
         )
 
@@ -389,66 +321,10 @@ def _corners(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     return np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in shape))]).T * 1.0
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def by(shape: tuple[int, ...]) -> str:
+    """Write a shape for a message.
+
+    >>> by((4, 5, 6))
+    '4 x 5 x 6'
+    """
     return " x ".join(map(str, shape))
-
-
-def _header(like: Volume, shape: tuple[int, ...], dtype: Any, slope: float) -> Any:
-    source = like.header
-    nifti = isinstance(source, nb.Nifti1Header)
-    kind: Any = nb.Nifti2Header if isinstance(source, nb.Nifti2Header) else nb.Nifti1Header
-    header = kind()
-    header.set_data_dtype(dtype)
-    header.set_data_shape(shape)
-    if nifti:
-        for field in _GEOMETRY:
-            header[field] = source[field]
-        header["pixdim"][:4] = source["pixdim"][:4]
-    else:
-        header.set_qform(like.affine, code=1)
-        header.set_sform(like.affine, code=1)
-    header["pixdim"][4 : len(shape) + 1] = 1
-    # The fourth axis is time in NIfTI; the BIDS validator asks for its unit even where it is not
-    header.set_xyzt_units("mm", "sec" if len(shape) > 3 else None)
-    header["scl_slope"], header["scl_inter"] = slope, 0
-    header["vox_offset"] = header.single_vox_offset
-    header["magic"] = header.single_magic
-    return header
-
-
-def _save(
-    path: str | Path,
-    frames: Iterable[Array],
-    shape: tuple[int, ...],
-    like: Volume,
-    slope: float = 1.0,
-) -> Path:
-    path = Path(path)
-    if tuple(shape[:3]) != like.shape:
-        raise ImageError(
-            f"{path}: data of shape {_by(shape)} are not on the grid of {like.path} "
-            f"({_by(like.shape)}); bring them back to it first"
-        )
-    frames = iter(frames)
-    first = next(frames)
-    header = _header(like, shape, first.dtype, slope)
-    try:
-        with _replacing(path) as temporary, nb.openers.ImageOpener(str(temporary), "wb") as file:
-            header.write_to(file)
-            file.write(bytes(header.single_vox_offset - file.tell()))
-            for frame in itertools.chain([first], frames):
-                file.write(frame.tobytes(order="F"))
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({error}); check space and rights") from error
-    return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` that becomes ``path`` if all goes well."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,13 +20,8 @@ from ..bids.entities import file_stem
 from ..bids.provenance import sidecar
 from ..errors import ConfigError, ModelError
 from ..images.conform import Conform
-from ..images.volume import (
-    Volume,
-    load_image,
-    save_labels,
-    save_probabilities,
-    voxel_volume_mm3,
-)
+from ..images.saving import save_labels, save_probabilities
+from ..images.volume import Volume, load_image, voxel_volume_mm3
 from ..labels import LabelScheme
 from .device import computing_on
 from .outputs import IMAGE_OUTPUTS

@@ -12,6 +12,7 @@ from nibabel.processing import resample_from_to
 
 from l2s_pydra.errors import ImageError, ShapeError
 from l2s_pydra.images import conform as module
+from l2s_pydra.images import interpolation
 from l2s_pydra.images.conform import Conform
 from l2s_pydra.images.volume import Volume
 
@@ -325,7 +326,7 @@ def test_one_oblique_call_in_slabs_equals_one_piece(rng, monkeypatch):
     source = volume(rng.random((12, 13, 14), dtype=np.float32), oblique(rng))
     conform = Conform.to_grid(source, 1)
     whole = conform.image(source)
-    monkeypatch.setattr(module, "_SLAB_VOXELS", 700)
+    monkeypatch.setattr(interpolation, "_SLAB_VOXELS", 700)
     np.testing.assert_allclose(conform.image(source), whole, atol=1e-6)
 
 
