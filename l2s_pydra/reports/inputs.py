@@ -91,7 +91,7 @@ class ImageSummary(TypedDict):
     seconds: NotRequired[float]
     """Time it took."""
     files: NotRequired[Sequence[Link]]
-    """Further outputs."""
+    """All outputs of the image; the segmentation alone by default."""
 
 
 class Failure(TypedDict):
