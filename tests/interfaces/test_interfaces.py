@@ -1,0 +1,104 @@
+"""The interfaces: what they hash, what they return, how they connect in a workflow."""
+
+import json
+from pathlib import Path
+
+import pytest
+from nipype.pipeline import engine as pe
+
+from l2s_pydra import __version__
+from l2s_pydra.interfaces import Evaluate, Learn, Segment
+from l2s_pydra.workflows.nipype import init_learn_wf, init_segment_wf
+
+
+@pytest.fixture(scope="session")
+def nipype_inputs(inputs):
+    """Inputs as Nipype takes them: strings, nothing undefined."""
+
+    def plain(value):
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in inputs.items() if value is not None}
+
+
+@pytest.fixture(scope="session")
+def learned(nipype_inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learn")
+    return Learn(**nipype_inputs, device="cpu", threads=1).run(cwd=str(folder)).outputs
+
+
+def test_learn_segment_evaluate(learned, nipype_inputs, tmp_path):
+    config = json.loads(Path(learned.config).read_text())
+    assert Path(learned.model).name == f"model-{config['name']}"
+    segmented = (
+        Segment(
+            image=nipype_inputs["images"][-1],
+            weights=learned.weights,
+            config=learned.config,
+            labels=learned.labels,
+            entities={"subject": "03", "suffix": "T1w"},
+            source="sub-03/anat/sub-03_T1w.nii.gz",
+            threads=1,
+        )
+        .run(cwd=str(tmp_path))
+        .outputs
+    )
+    assert Path(segmented.dseg).name == "sub-03_seg-tissue_desc-T1w_dseg.nii.gz"
+    assert Path(segmented.morph).is_file()
+    assert not Path(segmented.summary).is_relative_to(segmented.tree)
+    compared = Evaluate(
+        dsegs=[segmented.dseg],
+        names=["sub-03_T1w"],
+        references=[nipype_inputs["labels"][-1]],
+        reference_table=nipype_inputs["real_table"],
+        model_labels=learned.labels,
+    ).run(cwd=str(tmp_path))
+    assert "dice" in Path(compared.outputs.table).read_text().splitlines()[0]
+
+
+def test_workflows_connect(nipype_inputs, tmp_path):
+    learn_wf = init_learn_wf(config=nipype_inputs["config"], segmentation="tissue")
+    for name, value in nipype_inputs.items():
+        if name not in ("config", "segmentation"):
+            setattr(learn_wf.inputs.inputnode, name, value)
+    segment_wf = init_segment_wf()
+    segment_wf.inputs.inputnode.image = nipype_inputs["images"][-1]
+    segment_wf.inputs.inputnode.entities = {"subject": "03", "suffix": "T1w"}
+    segment_wf.inputs.inputnode.source = "sub-03/anat/sub-03_T1w.nii.gz"
+    both = pe.Workflow(name="both", base_dir=str(tmp_path))
+    for name in ("weights", "config", "labels"):
+        both.connect(learn_wf, f"outputnode.{name}", segment_wf, f"inputnode.{name}")
+    both.run(plugin="Linear")
+    dsegs = list((tmp_path / "both").rglob("*_dseg.nii.gz"))
+    assert [path.name for path in dsegs] == ["sub-03_seg-tissue_desc-T1w_dseg.nii.gz"]
+
+
+@pytest.mark.parametrize("factory", [init_learn_wf, init_segment_wf])
+def test_a_gpu_is_asked_of_the_scheduler(factory):
+    arguments = {"config": {}} if factory is init_learn_wf else {}
+    workflow = factory(use_gpu=True, threads=3, mem_gb=5.0, **arguments)
+    (node,) = (node for node in workflow._graph.nodes() if node.name in ("learn", "segment"))
+    assert node.is_gpu_node()
+    assert node.n_procs == 3
+    assert node.mem_gb == 5.0
+    assert node.interface._resources() == {"device": "cuda", "threads": 3}
+
+
+def test_where_an_interface_runs_is_not_hashed():
+    here, there = Segment(probseg=True), Segment(probseg=True, use_gpu=True, threads=2)
+    assert here.inputs.get_hashval()[1] == there.inputs.get_hashval()[1]
+    other = Segment(probseg=True, code_version="another")
+    assert here.inputs.get_hashval()[1] != other.inputs.get_hashval()[1]
+
+
+@pytest.mark.parametrize("interface", [Learn, Segment, Evaluate])
+def test_every_interface_has_a_version_and_says_what_each_input_is(interface):
+    instance = interface()
+    assert instance.version == instance.inputs.code_version == __version__
+    for spec in (instance.input_spec(), instance.output_spec()):
+        for name, trait in spec.traits(transient=None).items():
+            assert trait.desc, name
+    if interface is not Evaluate:
+        assert "method" in instance._references[0]["tags"]

@@ -1,0 +1,119 @@
+"""The tasks: what they hash, what they return, how they connect."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pydra.utils.general import get_fields
+
+from l2s_pydra import __version__
+from l2s_pydra.errors import ImageError
+from l2s_pydra.tasks import Evaluate, Learn, Resources, Segment
+
+CPU = Resources(device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def learned(inputs, tmp_path_factory):
+    """Outputs of the task ``Learn``."""
+    return Learn(**inputs, resources=CPU)(cache_root=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def segment(learned, inputs):
+    """Make a task that segments the last image."""
+
+    def segment(image=None, **changes):
+        values = {
+            "image": image or inputs["images"][-1],
+            "weights": learned.weights,
+            "config": learned.model_config,
+            "labels": learned.model_labels,
+            "entities": {"subject": "03", "suffix": "T1w"},
+            "source": "sub-03/anat/sub-03_T1w.nii.gz",
+            "resources": CPU,
+        }
+        return Segment(**{**values, **changes})
+
+    return segment
+
+
+def test_learn_returns_the_model_folder_and_its_files(learned):
+    folder = Path(learned.model)
+    assert folder.name.startswith("model-learn2synth")
+    for file in (learned.weights, learned.model_config, learned.model_labels):
+        assert Path(file).parent == folder
+    assert json.loads(Path(learned.model_config).read_text())["segmentation"] == "tissue"
+
+
+def test_learn_segment_evaluate(learned, segment, inputs, tmp_path):
+    segmented = segment(probseg=True)(cache_root=tmp_path)
+    tree = Path(segmented.tree)
+    assert Path(segmented.dseg).is_relative_to(tree)
+    assert Path(segmented.morph).is_relative_to(tree)
+    assert not Path(segmented.summary).is_relative_to(tree)
+    assert list(tree.rglob("*_probseg.nii.gz"))
+    compared = Evaluate(
+        dsegs=[segmented.dseg],
+        names=["sub-03_T1w"],
+        references=[inputs["labels"][-1]],
+        reference_table=inputs["real_table"],
+        model_labels=learned.model_labels,
+    )(cache_root=tmp_path)
+    header, *rows = Path(compared.table).read_text().splitlines()
+    assert "dice" in header.split("\t")
+    assert len(rows) == 5
+
+
+def test_the_content_of_the_image_counts(segment, inputs, tmp_path):
+    copy = tmp_path / "copy.nii.gz"
+    shutil.copy(inputs["images"][-1], copy)
+    assert segment(copy)._checksum == segment()._checksum
+    shutil.copy(inputs["images"][0], copy)
+    assert segment(copy)._checksum != segment()._checksum
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entities": {"subject": "04", "suffix": "T1w"}},
+        {"source": "sub-04/anat/sub-04_T1w.nii.gz"},
+        {"code_version": "another"},
+        {"probseg": True},
+        {"save_mask": False},
+    ],
+)
+def test_what_changes_the_result_changes_the_hash(segment, changes):
+    assert segment(**changes)._checksum != segment()._checksum
+
+
+def test_where_a_task_runs_does_not(segment, inputs):
+    elsewhere = Resources(device="cuda:1", threads=7)
+    assert segment(resources=elsewhere)._checksum == segment()._checksum
+    resumable = Resources(checkpoint_dir="/somewhere")
+    assert Learn(**inputs, resources=resumable)._checksum == Learn(**inputs)._checksum
+
+
+def test_settings_change_the_hash_of_learn(inputs):
+    config = {**inputs["config"], "spacing_mm": 5.0}
+    assert Learn(**{**inputs, "config": config})._checksum != Learn(**inputs)._checksum
+
+
+def test_a_broken_image_fails_when_it_runs(segment, tmp_path):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"")
+    task = segment(broken)
+    with pytest.raises(ImageError, match=r"broken\.nii\.gz"):
+        task(cache_root=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("task", [Learn, Segment, Evaluate])
+def test_every_task_has_a_version_and_says_what_each_input_is(task):
+    fields = {field.name: field for field in get_fields(task)}
+    assert fields["code_version"].default == __version__
+    assert task.__doc__
+    for name, field in fields.items():
+        assert field.help or name == "function", name
+    for field in get_fields(task.Outputs):
+        assert field.help, field.name
