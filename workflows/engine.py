@@ -1,11 +1,13 @@
 """Running Pydra workflows, around its rough edges.
 
-Pydra 1.0a never runs a failed node again from the same cache, keeps the empty result of an
+Pydra 1.0a goes on reporting the error of a node that failed once, keeps the empty result of an
 interrupted workflow as a good one, says only that *something* failed when one image of many does,
 and leaves locks behind that a killed container can no longer be asked about.
 """
 
+import asyncio
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,8 @@ import attrs
 from .worker import IsolatingWorker, Submitter
 
 __all__ = ["Outcome", "claim", "is_done", "outcome_of", "run"]
+
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -91,9 +95,24 @@ def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorke
         _forget_failure(task, cache)
     # Workflows built before are kept by the hash of their inputs, of which resources are no part.
     Workflow.clear_cache()
-    with Submitter(cache_root=cache, worker=worker) as submitter, contextlib.suppress(Exception):
-        # Pydra raises where the workflow itself could not store a result. The parts tell why.
-        submitter(workflow, raise_errors=False)
+    with Submitter(cache_root=cache, worker=worker) as submitter:
+        try:
+            submitter(workflow, raise_errors=False)
+        except Exception:
+            # Pydra raises where the workflow itself could not store a result; the parts tell why.
+            _log.debug("the workflow failed", exc_info=True)
+        except KeyboardInterrupt:
+            worker.close()
+            _cancel(submitter.loop)
+            raise
+
+
+def _cancel(loop: asyncio.AbstractEventLoop) -> None:
+    """End what still waits in an event loop, which complains otherwise when it is closed."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
 
 def is_done(task: Any, cache: Path) -> bool:
