@@ -1,0 +1,120 @@
+"""Runs of the application on the phantom data set, with settings that learn next to nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from l2s_pydra import bids_examples
+
+TINY = (
+    *("--steps", "4", "--spacing-mm", "4", "--set", "segmenter.width=2"),
+    *("--set", "training.validate_every=2", "--set", "training.theta_warmup_steps=1"),
+)
+
+
+@attrs.frozen
+class Run:
+    """A finished run."""
+
+    output: Path
+    work: Path
+    code: int
+    said: str
+
+
+def command(data, output, work, *arguments):
+    """Command line that calls the application as a user would."""
+    derivatives = data / "derivatives"
+    return [
+        *(sys.executable, "-m", "l2s_pydra.workflows.cli", str(data), str(output), *arguments),
+        *("--real-labels", str(derivatives / "reference")),
+        *("--label-maps", str(derivatives / "labelmaps")),
+        *("--work-dir", str(work), "--nprocs", "2", "--omp-nthreads", "1"),
+        *TINY,
+    ]
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    return bids_examples.path("phantom")
+
+
+@pytest.fixture
+def data(phantom, tmp_path):
+    """Copy of the data set that a test may change."""
+    copy = tmp_path / "data"
+    shutil.copytree(phantom, copy)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Environment of a user with an empty home."""
+    home = tmp_path_factory.mktemp("home")
+    return {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def app(environment, tmp_path_factory):
+    """Run the application in a process of its own."""
+
+    def app(data, output, work, *arguments):
+        done = subprocess.run(
+            command(data, output, work, *arguments),
+            env=environment,
+            cwd=tmp_path_factory.getbasetemp(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Run(output, work, done.returncode, done.stderr)
+
+    return app
+
+
+@pytest.fixture
+def start(environment, tmp_path):
+    """Start the application without waiting for it."""
+
+    def start(data, output, work, *arguments):
+        return subprocess.Popen(
+            command(data, output, work, *arguments),
+            env=environment,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finished(app, phantom, tmp_path_factory):
+    """All three levels on the whole data set; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = app(phantom, folder / "l2s_pydra", folder / "work", "learn", "participant", "group")
+    assert run.code == 0, run.said
+    return run
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """Copy of the finished run that a test may change; Pydra's cache included."""
+    output, work = tmp_path / "l2s_pydra", tmp_path / "work"
+    shutil.copytree(finished.output, output, symlinks=True)
+    shutil.copytree(finished.work, work, symlinks=True)
+    return Run(output, work, 0, "")
+
+
+@pytest.fixture(scope="session")
+def model(finished):
+    (folder,) = (finished.output / "models").iterdir()
+    return folder

@@ -1,0 +1,177 @@
+"""The application from end to end, as a user calls it."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+
+IMAGES = {"sub-01_ses-01", "sub-01_ses-02", "sub-02", "sub-03", "sub-04"}
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_every_image_is_segmented_on_its_own_grid(finished, phantom):
+    for image in phantom.glob("sub-*/**/*_T1w.nii.gz"):
+        place = finished.output / image.relative_to(phantom).parent
+        name = image.name.replace("_T1w.nii.gz", "_seg-tissue_desc-T1w_dseg")
+        source, dseg = nb.load(image), nb.load(place / f"{name}.nii.gz")
+        assert dseg.shape == source.shape
+        np.testing.assert_array_equal(dseg.affine, source.affine)
+        values = {int(row["index"]) for row in rows(place / f"{name}.tsv")}
+        assert set(np.unique(np.asarray(dseg.dataobj))) <= values
+        sidecar = json.loads((place / f"{name}.json").read_text())
+        assert sidecar["Sources"][0] == f"bids:raw:{image.relative_to(phantom).as_posix()}"
+
+
+def test_pages_of_model_participants_and_group(finished, model):
+    pages = {path for path in files(finished.output) if path.endswith(".html")}
+    participants = {f"sub-0{n}.html" for n in range(1, 5)}
+    assert participants | {"group.html", f"models/{model.name}/report.html"} <= pages
+    page = (finished.output / "sub-01.html").read_text()
+    assert "sub-01/figures/sub-01_ses-02_seg-tissue_desc-T1w_dseg.png" in page
+
+
+def test_tables_of_the_group(finished):
+    volumes = rows(finished.output / "seg-tissue_morph.tsv")
+    assert list(volumes[0]) == [
+        *("participant_id", "session_id", "desc", "index", "name", "volume-mm3")
+    ]
+    who = {(row["participant_id"], row["session_id"]) for row in volumes}
+    assert who == {("sub-01", "ses-01"), ("sub-01", "ses-02")} | {
+        (f"sub-0{n}", "n/a") for n in (2, 3, 4)
+    }
+    dice = rows(finished.output / "seg-tissue_dice.tsv")
+    assert {row["participant_id"] for row in dice} == {"sub-01", "sub-02", "sub-03"}
+    assert all(0 <= float(row["dice"]) <= 1 for row in dice if row["dice"] != "n/a")
+
+
+def test_the_run_is_recorded_without_naming_the_computer(finished):
+    (record,) = (finished.output / "sub-02" / "log").rglob("l2s_pydra.toml")
+    values = tomllib.loads(record.read_text())
+    assert values["settings"]["config"]["training"]["steps"] == 4
+    assert values["command"]["line"][:3] == ["l2s-pydra", "<bids_dir>", "<output_dir>"]
+    for path in finished.output.rglob("*"):
+        if path.suffix in (".toml", ".json", ".html", ".md", ".tsv", ".txt"):
+            assert str(finished.work.parent) not in path.read_text(), path
+
+
+def test_the_derivative_is_valid(finished):
+    program = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent))
+    done = subprocess.run(
+        [program or "bids-validator-deno", "--ignoreWarnings", str(finished.output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_second_run_computes_nothing(copied, app, phantom):
+    before = {path: path.stat().st_mtime_ns for path in copied.output.rglob("*_dseg.*")}
+    lost = copied.output / "sub-02" / "anat" / "sub-02_seg-tissue_desc-T1w_dseg.nii.gz"
+    content = lost.read_bytes()
+    lost.unlink()
+    run = app(phantom, copied.output, copied.work, "learn", "participant", "group")
+    assert run.code == 0, run.said
+    assert "the same model was learned before" in run.said
+    assert "5 image(s) were segmented before" in run.said
+    assert "segmenting" not in run.said
+    assert lost.read_bytes() == content
+    del before[lost]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_one_bad_image_stops_no_other(data, app, model, tmp_path):
+    good = data / "sub-04" / "anat" / "sub-04_T1w.nii.gz"
+    for who in ("05", "06", "07", "08"):
+        (data / f"sub-{who}" / "anat").mkdir(parents=True)
+    place = "sub-{0}/anat/sub-{0}_T1w.nii.gz"
+    (data / place.format("05")).write_bytes(good.read_bytes()[:2000])
+    (data / place.format("06")).write_bytes(b"")
+    (data / place.format("07")).symlink_to("nowhere")
+    shutil.copy(good, data / place.format("08"))
+    arguments = ("participant", "--skip-bids-validation", "--model", str(model))
+    run = app(data, tmp_path / "out", tmp_path / "work", *arguments)
+    assert run.code == 1
+    for who in ("05", "06", "07"):
+        (line,) = (line for line in run.said.splitlines() if f"ERROR: {data}/sub-{who}" in line)
+        (log,) = (tmp_path / "out" / f"sub-{who}" / "log").rglob("crash-*.txt")
+        assert str(log) in line
+        assert "<bids_dir>" in log.read_text()
+        page = (tmp_path / "out" / f"sub-{who}.html").read_text()
+        assert "failed" in page
+        assert str(data) not in page
+    dsegs = {path.name.split("_seg")[0] for path in (tmp_path / "out").rglob("*_dseg.nii.gz")}
+    assert dsegs == IMAGES | {"sub-08"}
+    # Repaired, only this image is segmented, and the error is forgotten.
+    shutil.copy(good, data / place.format("05"))
+    chosen = ("--participant-label", "05", "08")
+    run = app(data, tmp_path / "out", tmp_path / "work", *arguments, *chosen)
+    assert run.code == 0, run.said
+    assert "1 image(s) were segmented before" in run.said
+    assert "segmenting 1 image(s)" in run.said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_training_goes_on(start, app, phantom, tmp_path, number, code):
+    out, work = tmp_path / "out", tmp_path / "work"
+    steps = ("--set", "training.checkpoint_every=1")
+    with start(phantom, out, work, "learn", *steps) as process:
+        for line in process.stderr:
+            if "step 2 of" in line:
+                process.send_signal(number)
+                break
+        said = process.stderr.read()
+        assert process.wait(timeout=30) == code, said
+    assert "goes on from here" in said
+    assert "Traceback" not in said
+    assert not list(out.glob("models/*"))
+    run = app(phantom, out, work, "learn", *steps)
+    assert run.code == 0, run.said
+    assert "resuming at step" in run.said
+    assert len(list(out.glob("models/*"))) == 1
+    assert not list((work / "checkpoints").iterdir())
+
+
+def test_a_model_is_chosen_by_name(copied, app, phantom, model):
+    shutil.copytree(model, copied.output / "models" / "model-other")
+    one = ("--participant-label", "04", "--skip-bids-validation")
+    run = app(phantom, copied.output, copied.work, "participant", *one)
+    assert run.code == 65
+    assert "model-other" in run.said
+    assert "--model" in run.said
+    run = app(phantom, copied.output, copied.work, "participant", *one, "--model", "other")
+    assert run.code == 0, run.said
+
+
+def test_the_parent_never_imports_torch(copied, phantom, environment, tmp_path):
+    code = (
+        "import sys; from l2s_pydra.workflows.cli import main; code = main(sys.argv[1:]);"
+        "assert not {'torch', 'nipype'} & set(sys.modules); sys.exit(code)"
+    )
+    places = [str(phantom), str(copied.output), "participant", "group"]
+    arguments = ["--participant-label", "04", "--work-dir", str(copied.work)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *places, *arguments, "--skip-bids-validation"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
