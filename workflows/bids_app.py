@@ -11,10 +11,11 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2s_pydra.bids.provenance import new_run_id
-from l2s_pydra.errors import ConfigError, L2SError, NoImageError
+from l2s_pydra.errors import ConfigError, L2SError, NoImageError, TrainingError
 
 from .logs import set_up_logging
 from .options import Options
@@ -33,6 +34,7 @@ _EXIT_CODES: dict[type[L2SError], int] = {
     InvalidBidsError: EX_INVALID_BIDS,
     NoImageError: EX_NO_IMAGE,
     ConfigError: EX_USAGE,
+    TrainingError: EX_FAILED,
     L2SError: EX_DATA,
 }
 
@@ -61,7 +63,7 @@ def run(options: Options) -> int:
             return _run_levels(options)
     except L2SError as error:
         _log.error("%s", error)
-        return next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
+        return _exit_code(type(error))
     except _Terminated:
         _log.error("terminated; the same command goes on from here")
         return 128 + signal.SIGTERM
@@ -108,14 +110,32 @@ def _levels(session: "Session") -> int:
     if "learn" in options.levels:
         model, failures = learn(session)
         if model is None:
-            return EX_FAILED
+            return _exit_code(failures[0].outcome.kind)
     if options.model is not None or (model is None and "participant" in options.levels):
         model = find_model(options.model, options.output_dir)
     if "participant" in options.levels and model is not None:
         failures += participant(session, model)
     if "group" in options.levels:
         failures += group(session, model, failures)
+    for page in _pages(options, model):
+        _log.info("to look at: %s", page)
     return EX_FAILED if failures else 0
+
+
+def _pages(options: Options, model: "ModelFiles | None") -> list[Path]:
+    """List pages that were just written, the most telling first."""
+    pages = [options.output_dir / "group.html"] if "group" in options.levels else []
+    if "participant" in options.levels:
+        pages += sorted(options.output_dir.glob("sub-*.html"))[:1]
+    if "learn" in options.levels and model is not None:
+        pages.append(model.folder / "report.html")
+    return pages
+
+
+def _exit_code(kind: type[Exception] | None) -> int:
+    """Exit code of an error; that of a failure unless the user can mend it."""
+    codes = (code for ours, code in _EXIT_CODES.items() if kind and issubclass(kind, ours))
+    return next(codes, EX_FAILED)
 
 
 def _set_up_processes(options: Options) -> None:

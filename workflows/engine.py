@@ -16,6 +16,9 @@ from typing import Any
 
 import attrs
 
+from l2s_pydra import errors
+from l2s_pydra.errors import L2SError
+
 from .worker import IsolatingWorker, Submitter
 
 __all__ = ["Outcome", "claim", "is_done", "outcome_of", "run"]
@@ -35,7 +38,12 @@ class Outcome:
     @property
     def reason(self) -> str:
         """The error in one line, without the name of its class if the error is one of ours."""
-        return _reason(self.traceback)
+        return _message(self.traceback)[1]
+
+    @property
+    def kind(self) -> type[L2SError] | None:
+        """Class of the error, if it is one of ours."""
+        return getattr(errors, _message(self.traceback)[0], None)
 
 
 @contextlib.contextmanager
@@ -165,17 +173,18 @@ def _forget_failure(task: Any, cache: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
-def _reason(traceback: str) -> str:
-    r"""Error message at the end of a traceback.
+def _message(traceback: str) -> tuple[str, str]:
+    r"""Class of the error at the end of a traceback, if it is one of ours, and its message.
 
-    >>> _reason('Traceback:\n  File "a.py", line 1, in f\n    g()\nValueError: no g\nsee h\n')
-    'ValueError: no g'
-    >>> _reason("l2s_pydra.errors.ImageError: sub-01_T1w.nii.gz: is empty; fetch it again")
-    'sub-01_T1w.nii.gz: is empty; fetch it again'
+    >>> _message('Traceback:\n  File "a.py", line 1, in f\n    g()\nValueError: no g\nsee h\n')
+    ('', 'ValueError: no g')
+    >>> _message("l2s_pydra.errors.ImageError: sub-01_T1w.nii.gz: is empty; fetch it again")
+    ('ImageError', 'sub-01_T1w.nii.gz: is empty; fetch it again')
     """
     lines = traceback.splitlines()
     frames = [n for n, line in enumerate(lines) if line.startswith('  File "')]
     after = lines[frames[-1] + 1 :] if frames else lines
     message = next((line for line in after if line and not line.startswith(" ")), "unknown error")
     name, _, text = message.partition(": ")
-    return text if name.startswith("l2s_pydra.errors.") and text else message
+    ours = name.startswith(f"{errors.__name__}.") and text
+    return (name.rpartition(".")[2], text) if ours else ("", message)

@@ -30,6 +30,9 @@ _SHELLS = ("bids_examples", "interfaces", "tasks", "workflows")
 _GB_PER_PROCESS = 4
 """Memory set aside for a process that segments a head at 1 mm."""
 
+_PROCESSES_PER_GPU = 4
+"""Enough to keep a GPU busy while images are read and written, and its memory free."""
+
 
 @attrs.frozen(kw_only=True)
 class Failure:
@@ -88,7 +91,12 @@ class Session:
             CPU threads of each.
         """
         total, threads = self.options.n_procs, self.options.threads
-        at_once = max(1, min(jobs, total // (threads or 1), _memory_gb() // _GB_PER_PROCESS))
+        limits = [jobs, total // (threads or 1), _memory_gb() // _GB_PER_PROCESS]
+        if self.options.device.startswith("cuda") or (
+            self.options.device == "auto" and Path("/dev/nvidiactl").exists()
+        ):
+            limits.append(_PROCESSES_PER_GPU)
+        at_once = max(1, min(limits))
         return at_once, threads or max(1, total // at_once)
 
     def worker(self, n_procs: int, notify: Notify | None = None) -> IsolatingWorker:
