@@ -42,6 +42,7 @@ def test_pages_of_model_participants_and_group(finished, model):
     pages = {path for path in files(finished.output) if path.endswith(".html")}
     participants = {f"sub-0{n}.html" for n in range(1, 5)}
     assert participants | {"group.html", f"models/{model.name}/report.html"} <= pages
+    assert f"to look at: {finished.output / 'group.html'}" in finished.said
     page = (finished.output / "sub-01.html").read_text()
     assert "sub-01/figures/sub-01_ses-02_seg-tissue_desc-T1w_dseg.png" in page
 

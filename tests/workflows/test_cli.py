@@ -176,3 +176,13 @@ def test_wrong_data_is_one_line_and_an_exit_code(arguments, model, more, code, s
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_training_refuses_is_wrong_usage(app, phantom, tmp_path):
+    setting = 'augmentation.options={"bias":3}'
+    run = app(phantom, tmp_path / "out", tmp_path / "work", "learn", "--set", setting)
+    assert run.code == 64
+    (log,) = (tmp_path / "out" / "logs").rglob("crash-learn.txt")
+    (line,) = (line for line in run.said.splitlines() if "ERROR" in line)
+    assert "bias must lie" in line
+    assert str(log) in line

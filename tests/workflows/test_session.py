@@ -1,0 +1,69 @@
+"""What the levels of a run share."""
+
+import pytest
+
+from l2s_pydra import __version__
+from l2s_pydra.workflows import session as module
+from l2s_pydra.workflows.engine import Outcome
+from l2s_pydra.workflows.options import Options
+from l2s_pydra.workflows.session import Failure, Session, code_version
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """Make a session with some options on a machine with much memory."""
+    monkeypatch.setattr(module, "_memory_gb", lambda: 1000)
+
+    def session(**options):
+        places = {name: tmp_path / name for name in ("bids_dir", "output_dir", "work_dir")}
+        return Session(
+            options=Options(**places, levels=("participant",), **{"device": "cpu", **options}),
+            uuid="run",
+            cache=tmp_path / "cache",
+            stage=tmp_path / "stage",
+        )
+
+    return session
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs", "expected"),
+    [
+        ({"n_procs": 8}, 100, (8, 1)),
+        ({"n_procs": 8}, 2, (2, 4)),
+        ({"n_procs": 8}, 1, (1, 8)),
+        ({"n_procs": 8, "threads": 2}, 100, (4, 2)),
+        ({"n_procs": 2, "threads": 4}, 100, (1, 4)),
+        ({"n_procs": 32, "device": "cuda"}, 100, (4, 8)),
+    ],
+)
+def test_cpus_are_shared(session, options, jobs, expected):
+    assert session(**options).share(jobs) == expected
+
+
+def test_little_memory_means_few_processes(session, monkeypatch):
+    monkeypatch.setattr(module, "_memory_gb", lambda: 9)
+    assert session(n_procs=8).share(100) == (2, 4)
+
+
+def test_a_failure_is_published_without_the_folders_of_this_computer(session, tmp_path, caplog):
+    here = session()
+    image = tmp_path / "bids_dir" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    outcome = Outcome(traceback=f"l2s_pydra.errors.ImageError: {image}: is empty\n")
+    failure = here.fail(
+        Failure(name="sub-01_T1w", file="sub-01_T1w", participant="sub-01", outcome=outcome)
+    )
+    assert failure.row == {
+        "file": "sub-01_T1w",
+        "participant": "sub-01",
+        "reason": "<bids_dir>/sub-01/anat/sub-01_T1w.nii.gz: is empty",
+        "log": "sub-01/log/run/crash-sub-01_T1w.txt",
+    }
+    assert str(tmp_path) not in (here.stage / failure.log).read_text()
+    assert str(image) in caplog.text
+
+
+def test_the_code_version_is_that_of_what_decides_results(monkeypatch, tmp_path):
+    assert code_version().startswith(f"{__version__}+")
+    assert code_version() == code_version()
+    assert code_version(without=["reports"]) != code_version()
