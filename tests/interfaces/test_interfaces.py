@@ -68,6 +68,7 @@ def test_workflows_connect(nipype_inputs, tmp_path):
     segment_wf.inputs.inputnode.entities = {"subject": "03", "suffix": "T1w"}
     segment_wf.inputs.inputnode.source = "sub-03/anat/sub-03_T1w.nii.gz"
     both = pe.Workflow(name="both", base_dir=str(tmp_path))
+    both.config["execution"] = {"crashdump_dir": str(tmp_path)}
     for name in ("weights", "config", "labels"):
         both.connect(learn_wf, f"outputnode.{name}", segment_wf, f"inputnode.{name}")
     both.run(plugin="Linear")

@@ -160,7 +160,7 @@ def test_a_model_is_chosen_by_name(copied, app, phantom, model):
     assert run.code == 0, run.said
 
 
-def test_the_parent_never_imports_torch(copied, phantom, environment, tmp_path):
+def test_the_parent_never_imports_torch(copied, phantom, environment):
     code = (
         "import sys; from l2s_pydra.workflows.cli import main; code = main(sys.argv[1:]);"
         "assert not {'torch', 'nipype'} & set(sys.modules); sys.exit(code)"
@@ -173,6 +173,6 @@ def test_the_parent_never_imports_torch(copied, phantom, environment, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
+        cwd=copied.work,
     )
     assert done.returncode == 0, done.stderr
