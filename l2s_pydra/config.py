@@ -57,8 +57,8 @@ class SynthesisConfig:
     """Distance of the control points, mm."""
     mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=_pair)
     """Mean intensity of a label group ~ U(low, high)."""
-    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.14), converter=_pair)
-    """Standard deviation of a label group ~ U(low, high) (35 of 255)."""
+    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.1), converter=_pair)
+    """Standard deviation of a label group's working voxels ~ U(low, high) (25 of 255)."""
     background_share: float = attrs.field(default=0.5, validator=_share)
     """Probability that tissue outside the segmented structures is drawn at all, where the learning
     images are skull-stripped; otherwise it always is."""
@@ -288,9 +288,8 @@ def preset(name: str, *, ndim: int = 3) -> LearnConfig:
         return config
     if name == "quick":
         return config.evolve(
-            spacing_mm=3.0,
-            segmenter__depth=4,
-            training__steps=2000,
+            spacing_mm=2.5,
+            training__steps=2800,
             training__validate_every=250,
             training__checkpoint_every=250,
             training__batch_size=1 if ndim == 3 else 8,

@@ -99,10 +99,10 @@ class Trainer:
         self.device = torch.device(device)
         self.checkpoint = checkpoint
         self.n_classes = n_classes
-        torch.manual_seed(self.training.seed)
-        layout = torch.channels_last_3d if config.segmenter.ndim == 3 else torch.channels_last
-        self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
-        self.segmenter.to(memory_format=layout)  # type: ignore[call-overload]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.training.seed)
+            self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
+        self.segmenter.to(memory_format=self.segmenter.layout)  # type: ignore[call-overload]
         self.averaged = Segmenter(config.segmenter, n_classes).to(self.device)
         self.averaged.load_state_dict(self.segmenter.state_dict())
         self.augmentation = self._build_augmentation()

@@ -8,6 +8,9 @@ from ..networks import UNet, fold, unfold
 
 __all__ = ["Segmenter"]
 
+_SCALE, _OFFSET = 3.0, -1.0
+"""Brings images of about [0, 1] to about zero mean and unit variance inside the head."""
+
 
 class Segmenter(nn.Module):
     """U-Net from a normalised image to class logits, in 2-D or 3-D.
@@ -48,6 +51,15 @@ class Segmenter(nn.Module):
         """Sides of the input must be multiples of this."""
         return self.unet.multiple * self.config.subvoxel
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Memory format that suits the network's convolutions."""
+        if self.config.norm != "none":
+            # Under bf16 autocast on CPUs, gradients of channels-last weights through instance
+            # norm are wrong (torch 2.13).
+            return torch.contiguous_format
+        return torch.channels_last_3d if self.config.ndim == 3 else torch.channels_last
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 1, *S) in about [0, 1] to logits (B, K, *S).
 
@@ -56,11 +68,11 @@ class Segmenter(nn.Module):
         ShapeError
             If a side is no multiple of :attr:`multiple`.
         """
+        x = _SCALE * x + _OFFSET
         if self.config.coordinates:
             x = torch.cat([x, _coordinates(x)], 1)
         x = fold(x, self.config.subvoxel)
-        layout = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
-        return unfold(self.unet(x.contiguous(memory_format=layout)), self.config.subvoxel)
+        return unfold(self.unet(x.contiguous(memory_format=self.layout)), self.config.subvoxel)
 
 
 def _coordinates(x: Tensor) -> Tensor:

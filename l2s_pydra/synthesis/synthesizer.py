@@ -68,7 +68,7 @@ class SynthesisDraw:
     means: Tensor
     """(G,) mean of each group."""
     stds: Tensor
-    """(G,) standard deviation of each group."""
+    """(G,) standard deviation of each group's working voxels."""
     gamma: float
     """Exponent."""
     log_bias: Tensor
@@ -298,7 +298,9 @@ class Synthesizer:
                 lookup = lookup * (channel > 0)
             group = lookup.index_select(0, flat).view(warped.shape)
             noise = _normal(draw.seed, 2, warped.shape)
-            fine.append(intensity.mixture(group, draw.means, draw.stds, noise))
+            # Pooling divides the standard deviation by the root of the voxels pooled.
+            stds = draw.stds * self.config.oversampling ** (warped.ndim / 2)
+            fine.append(intensity.mixture(group, draw.means, stds, noise))
             groups.append(group)
             targets.append(
                 intensity.soft_labels(
