@@ -285,7 +285,13 @@ def preset(name: str, *, ndim: int = 3) -> LearnConfig:
     """
     config = LearnConfig().evolve(segmenter__ndim=ndim)
     if name == "default":
-        return config
+        return config.evolve(
+            segmenter__width=24,
+            segmenter__depth=5,
+            synthesis__oversampling=1,  # label maps are seldom finer than 1 mm
+            training__batch_size=1 if ndim == 3 else 16,
+            training__real_batch_size=1 if ndim == 3 else 16,
+        )
     if name == "quick":
         return config.evolve(
             spacing_mm=2.5,
