@@ -25,8 +25,8 @@ __all__ = [
 MODES = ("learn2synth", "synthseg", "supervised")
 PRESETS = ("quick", "default", "paper")
 _T = TypeVar("_T")
-_positive = validators.gt(0)
-_share = validators.and_(validators.ge(0), validators.le(1))
+_positive: Any = validators.gt(0)
+_share: Any = validators.and_(validators.ge(0), validators.le(1))
 
 
 def _pair(value: Any) -> tuple[float, float]:

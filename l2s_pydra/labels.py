@@ -72,6 +72,10 @@ class Label:
 _OPTIONAL = ("abbreviation", "color", "mapping", "side", "group")
 
 
+def _tuple(labels: Iterable[Label]) -> tuple[Label, ...]:
+    return tuple(labels)
+
+
 @attrs.frozen
 class LabelScheme:
     """An ordered set of labels; the position of a label is its channel in the network.
@@ -98,7 +102,7 @@ class LabelScheme:
            [1, 1]], dtype=int16)
     """
 
-    labels: tuple[Label, ...] = attrs.field(converter=tuple)
+    labels: tuple[Label, ...] = attrs.field(converter=_tuple)
 
     def __attrs_post_init__(self) -> None:
         labels = self.labels
@@ -239,7 +243,8 @@ class LabelScheme:
 
     def to_indices(self, channels: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Translate channels to image values; the inverse of :meth:`to_channels`."""
-        return np.array(self.indices, dtype=np.int32)[channels]
+        indices: npt.NDArray[np.int32] = np.array(self.indices, dtype=np.int32)[channels]
+        return indices
 
     def mapped_to(
         self, target: "LabelScheme", mapping: Mapping[int, int] | None = None

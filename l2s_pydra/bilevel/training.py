@@ -304,7 +304,8 @@ class Trainer:
     @torch.no_grad()
     def _average_phi(self, step: int) -> None:
         decay = min(self.training.phi_average, (1 + step) / (10 + step))
-        average, now = list(self.averaged.parameters()), list(self.segmenter.parameters())
+        average: list[Tensor] = list(self.averaged.parameters())
+        now: list[Tensor] = list(self.segmenter.parameters())
         torch._foreach_lerp_(average, now, 1 - decay)
 
     def _loss(self, predict: hg.Predict, x: Tensor, y: Tensor) -> Tensor:

@@ -95,13 +95,15 @@ def _padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor
     for n in reversed(size):
         pad += [0, -n % multiple]
     y = net(torch.nn.functional.pad(x, pad))
-    return y[(..., *(slice(0, n) for n in size))]
+    inner = [slice(0, n) for n in size]
+    return y[:, :, *inner]
 
 
 def _slices(segmenter: Segmenter, volume: Tensor, most_voxels: int) -> Tensor:
     slices = torch.movedim(volume, -1, 0)[:, None]
     batch = max(1, most_voxels // max(1, volume[..., 0].numel()))
-    logits = [_padded(segmenter, part, segmenter.multiple) for part in slices.split(min(batch, 32))]
+    parts = torch.split(slices, min(batch, 32))
+    logits = [_padded(segmenter, part, segmenter.multiple) for part in parts]
     return torch.movedim(torch.cat(logits), 0, -1)
 
 

@@ -507,7 +507,8 @@ def _two_clusters(values: Array) -> tuple[float, float]:
 
 def _slices_of_maps(maps: Sequence[Any], own: int, factor: int) -> tuple[list[Any], list[int]]:
     """Axial slices with enough tissue, and which of them are the learning participants' own."""
-    slices, which = [], []
+    slices: list[Any] = []
+    which: list[int] = []
     for i, volume in enumerate(maps):
         for z in range(factor // 2, volume.shape[2], factor):
             piece = volume[:, :, z].contiguous()

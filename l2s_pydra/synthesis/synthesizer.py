@@ -34,7 +34,7 @@ class GenerationLabels:
     """(L,) uint8: intensity group of each generation label; 0 is outside, which is always black."""
     channel: Tensor
     """(L,) int64: channel of the segmentation of each generation label."""
-    group_names: tuple[str, ...] = attrs.field(converter=tuple)
+    group_names: tuple[str, ...]
     """Name of each group; the first is ``outside``."""
     swap: Tensor
     """(L,) uint8: the generation label on the other side of the body."""
@@ -91,8 +91,9 @@ class SynthesisDraw:
     @classmethod
     def from_json(cls, text: str) -> "SynthesisDraw":
         """Read what :meth:`to_json` wrote."""
-        values = json.loads(text)
-        return cls(**{k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = json.loads(text)
+        tensors = {k: torch.tensor(v) for k, v in values.items() if isinstance(v, list)}
+        return cls(**(values | tensors))
 
 
 @attrs.frozen(kw_only=True, eq=False)
