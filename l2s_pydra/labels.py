@@ -8,7 +8,7 @@ distribution in synthesis).
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -19,7 +19,9 @@ from .errors import LabelError
 
 __all__ = ["Label", "LabelScheme", "read_mapping"]
 
-_SIDE = re.compile(r"(?i)(?:^|[-_ .])(left|right|lh|rh)(?=$|[-_ .])|^(l|r)(?=[-_ .])")
+_SIDE = re.compile(
+    r"(?i)(?:^|[-_ .])(left|right|lh|rh)(?=$|[-_ .])|^(l|r)(?=[-_ .])|(?<=[-_ .])(l|r)$"
+)
 _SIDES = {"left": "left", "lh": "left", "l": "left", "right": "right", "rh": "right", "r": "right"}
 _EMPTY = {"", "n/a"}
 
@@ -29,6 +31,8 @@ def _split_side(name: str) -> tuple[str | None, str]:
 
     >>> _split_side("Left-Cerebral-Cortex")
     ('left', 'Cerebral-Cortex')
+    >>> _split_side("Putamen_R")
+    ('right', 'Putamen')
     >>> _split_side("brainstem")
     (None, 'brainstem')
     """
@@ -36,7 +40,8 @@ def _split_side(name: str) -> tuple[str | None, str]:
     if match is None:
         return None, name
     rest = (name[: match.start()] + name[match.end() :]).strip("-_ .")
-    return _SIDES[(match.group(1) or match.group(2)).lower()], rest or name
+    side = next(found for found in match.groups() if found)
+    return _SIDES[side.lower()], rest or name
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +95,8 @@ class LabelScheme:
     Raises
     ------
     LabelError
-        If an index or a name occurs twice, or there is no label beside the background.
+        If an index or a name occurs twice, an index needs more than 32 bits, or there is no label
+        beside the background.
 
     Examples
     --------
@@ -116,6 +122,11 @@ class LabelScheme:
                 raise LabelError(
                     f"label table lists the {what} {twice[0]!r} twice; keep one row of it"
                 )
+        beyond = [label.index for label in labels if not -(2**31) <= label.index < 2**31]
+        if beyond:
+            raise LabelError(
+                f"label index {beyond[0]} needs more than 32 bits; renumber the labels"
+            )
         if len(labels) < 2:
             raise LabelError("label table has no label beside the background; add the structures")
         object.__setattr__(self, "labels", labels)
@@ -174,19 +185,29 @@ class LabelScheme:
     def opposite(self) -> tuple[int, ...]:
         """Channel of the same structure on the other side of the body; itself if it has no sides.
 
+        Structures are the same if their names differ in the side only, or if they are the only
+        ones of their group on either side.
+
         >>> LabelScheme([Label(index=1, name="Left-Putamen"), Label(index=2, name="Stem"),
         ...     Label(index=9, name="Right-Putamen")]).opposite
         (0, 3, 2, 1)
         """
-        where = {
-            (label.side_or_guess, _split_side(label.name)[1]): channel
-            for channel, label in enumerate(self.labels)
-        }
-        other = {"left": "right", "right": "left"}
-        return tuple(
-            where.get((other.get(label.side_or_guess, ""), _split_side(label.name)[1]), channel)
-            for channel, label in enumerate(self.labels)
-        )
+        by_name = self._pairs([_split_side(label.name)[1] for label in self.labels])
+        by_group = self._pairs([label.group for label in self.labels])
+        return tuple(by_name.get(c, by_group.get(c, c)) for c in range(len(self)))
+
+    def _pairs(self, structures: Sequence[str | None]) -> dict[int, int]:
+        """Pair the channels that are the only ones of their structure on either side."""
+        sides: dict[str, dict[str, list[int]]] = {}
+        for channel, (label, structure) in enumerate(zip(self.labels, structures, strict=True)):
+            if structure is not None:
+                sides.setdefault(structure, {}).setdefault(label.side_or_guess, []).append(channel)
+        pairs: dict[int, int] = {}
+        for found in sides.values():
+            left, right = found.get("left", []), found.get("right", [])
+            if len(left) == len(right) == 1:
+                pairs |= {left[0]: right[0], right[0]: left[0]}
+        return pairs
 
     def channel(self, index: int) -> int:
         """Return the channel of an image value.
@@ -285,10 +306,16 @@ def read_mapping(path: str | Path) -> dict[int, int]:
     Raises
     ------
     LabelError
-        If the file is missing, lacks a column, or holds a value that is no integer.
+        If the file is missing, lacks a column, holds a value that is no integer, or lists an index
+        twice.
     """
-    rows = _read_rows(path, ("index", "mapping"))
-    return {_integer(row, "index", path): _integer(row, "mapping", path) for row in rows}
+    mapping: dict[int, int] = {}
+    for row in _read_rows(path, ("index", "mapping")):
+        index = _integer(row, "index", path)
+        if index in mapping:
+            raise LabelError(f"{path}: lists the index {index} twice; keep one row of it")
+        mapping[index] = _integer(row, "mapping", path)
+    return mapping
 
 
 def _read_rows(path: str | Path, required: tuple[str, ...]) -> list[dict[str, str]]:
@@ -297,7 +324,7 @@ def _read_rows(path: str | Path, required: tuple[str, ...]) -> list[dict[str, st
             reader = csv.DictReader(file, delimiter="\t")
             rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
             columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(
             f"{path}: cannot read the label table ({error}); give a BIDS dseg.tsv"
         ) from error
