@@ -30,8 +30,18 @@ _share: Any = validators.and_(validators.ge(0), validators.le(1))
 
 
 def _pair(value: Any) -> tuple[float, float]:
-    low, high = value
-    return float(low), float(high)
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not low <= high:
+        raise ValueError(f"a range is given as two numbers, low and high, not as {value}")
+    return low, high
+
+
+def _count(_: Any, field: Any, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field.name!r} must be a whole number above 0, not {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +53,9 @@ class SynthesisConfig:
 
     rotation_deg: float = attrs.field(default=15.0, validator=validators.ge(0))
     """Rotation about each axis ~ U(-r, r), degrees."""
-    scaling: float = attrs.field(default=0.2, validator=validators.ge(0))
+    scaling: float = attrs.field(
+        default=0.2, validator=validators.and_(validators.ge(0), validators.lt(1))
+    )
     """Scaling along each axis ~ U(1-s, 1+s)."""
     shearing: float = attrs.field(default=0.012, validator=validators.ge(0))
     """Shears ~ U(-s, s)."""
@@ -85,13 +97,13 @@ class SegmenterConfig:
 
     ndim: int = attrs.field(default=3, validator=validators.in_((2, 3)))
     """2 or 3."""
-    width: int = attrs.field(default=16, validator=_positive)
+    width: int = attrs.field(default=16, validator=_count)
     """Channels of the first level; doubled at each level."""
-    depth: int = attrs.field(default=4, validator=_positive)
+    depth: int = attrs.field(default=4, validator=_count)
     """Number of levels."""
-    max_width: int = attrs.field(default=384, validator=_positive)
+    max_width: int = attrs.field(default=384, validator=_count)
     """Channels never exceed this."""
-    convolutions: int = attrs.field(default=2, validator=_positive)
+    convolutions: int = attrs.field(default=2, validator=_count)
     """Convolutions per level on each side."""
     activation: str = attrs.field(default="elu", validator=validators.in_(("elu", "gelu", "relu")))
     """Nonlinearity (the paper: ELU)."""
@@ -120,11 +132,11 @@ class TrainingConfig:
 
     mode: str = attrs.field(default="learn2synth", validator=validators.in_(MODES))
     """``learn2synth``, ``synthseg`` (theta fixed) or ``supervised`` (real images only)."""
-    steps: int = attrs.field(default=20000, validator=_positive)
+    steps: int = attrs.field(default=20000, validator=_count)
     """Optimiser steps of phi."""
-    batch_size: int = attrs.field(default=1, validator=_positive)
+    batch_size: int = attrs.field(default=1, validator=_count)
     """Synthetic (or, supervised, real) images per step."""
-    real_batch_size: int = attrs.field(default=1, validator=_positive)
+    real_batch_size: int = attrs.field(default=1, validator=_count)
     """Real images per hypergradient."""
     loss: str = attrs.field(
         default="ce_dice", validator=validators.in_(("ce", "dice", "ce_dice", "logit_mse"))
@@ -156,7 +168,7 @@ class TrainingConfig:
     """How the hypergradient is computed."""
     epsilon: float = attrs.field(default=1e-2, validator=_positive)
     """Norm of the parameters' displacement in the difference estimator."""
-    hypergradient_every: int = attrs.field(default=1, validator=_positive)
+    hypergradient_every: int = attrs.field(default=1, validator=_count)
     """k: a hypergradient at every k-th step with a learned draw."""
     synthetic_fraction: float = attrs.field(
         default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
@@ -171,9 +183,9 @@ class TrainingConfig:
     augmentations that replace the generator's intensities (``contrast``)."""
     own_label_share: float = attrs.field(default=0.6, validator=_share)
     """Share of draws made from the learning participants' own label maps."""
-    validate_every: int = attrs.field(default=500, validator=_positive)
+    validate_every: int = attrs.field(default=500, validator=_count)
     """Steps between two validations."""
-    checkpoint_every: int = attrs.field(default=500, validator=_positive)
+    checkpoint_every: int = attrs.field(default=500, validator=_count)
     """Steps between two checkpoints."""
     precision: str = attrs.field(default="bf16", validator=validators.in_(("fp32", "bf16")))
     """Autocast type of the segmenter."""
@@ -241,6 +253,11 @@ class LearnConfig:
     def evolve(self, **changes: Any) -> "LearnConfig":
         """Copy with changes; nested settings are spelled ``section__name``.
 
+        Raises
+        ------
+        ConfigError
+            If a setting is unknown or out of range.
+
         Examples
         --------
         >>> LearnConfig().evolve(spacing_mm=2, training__steps=10).training.steps
@@ -249,6 +266,8 @@ class LearnConfig:
         values = self.to_dict()
         for key, value in changes.items():
             section, _, name = key.rpartition("__")
+            if section and not isinstance(values.get(section), dict):
+                raise ConfigError(f"unknown section {section!r} in {type(self).__name__}")
             (values[section] if section else values)[name] = value
         return self.from_dict(values)
 
@@ -256,6 +275,8 @@ class LearnConfig:
 def _structure(kind: type[_T], values: Any) -> _T:
     if isinstance(values, kind):
         return values
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{kind.__name__}: settings by name are expected, not {values!r}")
     names = {field.name for field in attrs.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - names)
     if unknown:
