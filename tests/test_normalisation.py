@@ -1,0 +1,82 @@
+"""Robust rescaling against NumPy's percentiles."""
+
+import numpy as np
+import pytest
+import torch
+
+from l2s_pydra.normalisation import normalise
+
+
+def head(shape, seed=0):
+    """A dark background with a bright middle."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 20 * torch.rand(1, 1, *shape, generator=generator)
+    middle = tuple(slice(n // 4, 3 * n // 4) for n in shape)
+    x[(0, 0, *middle)] += 100 + 50 * torch.rand([n // 2 for n in shape], generator=generator)
+    return x
+
+
+@pytest.mark.parametrize("shape", [(40, 36), (16, 20, 12)])
+def test_percentiles_become_0_and_1(shape):
+    x = head(shape)
+    values = x.numpy().ravel()
+    low = np.percentile(values, 0.5, method="lower")
+    high = np.percentile(values[values > values.mean()], 99, method="lower")
+    expected = np.clip((values - low) / (high - low), 0, 2).reshape(x.shape)
+    np.testing.assert_allclose(normalise(x).numpy(), expected, atol=1e-6)
+
+
+def test_unit_and_offset_do_not_matter():
+    x = head((24, 24, 24))
+    # Rounding of the input in float32, relative to a range of 170.
+    torch.testing.assert_close(normalise(3e3 * x - 500), normalise(x), atol=1e-5, rtol=0)
+
+
+def test_background_matters_little():
+    x = (head((20, 20, 20)) - 20).clamp_min(0)
+    wide = torch.nn.functional.pad(x, [10] * 6)
+    inner = normalise(wide)[..., 10:-10, 10:-10, 10:-10]
+    torch.testing.assert_close(inner, normalise(x), atol=1e-6, rtol=0)
+
+
+def test_single_bright_voxels_are_clipped():
+    x = head((20, 20, 20))
+    calm = normalise(x)
+    x[0, 0, 0, 0, 0] = 1e6
+    spoiled = normalise(x)
+    assert float(spoiled.max()) == 2
+    torch.testing.assert_close(spoiled[..., 5:, 5:, 5:], calm[..., 5:, 5:, 5:], atol=0.02, rtol=0)
+
+
+def test_each_image_of_a_batch_on_its_own():
+    images = [head((16, 16), seed) * scale for seed, scale in ((0, 1), (1, 9), (2, 0.01))]
+    together = normalise(torch.cat(images))
+    torch.testing.assert_close(together, torch.cat([normalise(x) for x in images]))
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e4])
+def test_a_constant_image_becomes_0(value):
+    assert not normalise(torch.full((2, 1, 8, 8), value)).any()
+
+
+def test_large_images_are_thinned_out():
+    x = head((80, 80, 80))
+    assert x.numel() > 2**17
+    exact_high = np.percentile(x[x > x.mean()].numpy(), 99)
+    exact_low = np.percentile(x.numpy(), 0.5)
+    expected = ((x - exact_low) / (exact_high - exact_low)).clamp(0, 2)
+    # 2**17 voxels estimate the percentiles to about a thousandth of the range.
+    torch.testing.assert_close(normalise(x), expected, atol=3e-3, rtol=0)
+
+
+def test_gradient_holds_the_percentiles_constant():
+    x = head((12, 12)).double().requires_grad_()
+    y = normalise(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    inside = (y > 0) & (y < 2)
+    values = x.detach().numpy()
+    low = np.percentile(values, 0.5, method="lower")
+    high = np.percentile(values[values > values.mean()], 99, method="lower")
+    expected = torch.full_like(slope[inside], 1 / (high - low))
+    torch.testing.assert_close(slope[inside], expected)
+    assert not slope[~inside & (y.detach() != 0)].any()
