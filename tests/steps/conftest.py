@@ -27,7 +27,9 @@ def make_model(tmp_path):
         segmenter = Segmenter(learn.segmenter, 3)
         state = {key: torch.zeros_like(value) for key, value in segmenter.state_dict().items()}
         (middle,) = (key for key in state if key.endswith("weight") and state[key].shape[-1] == 3)
-        state[middle][(0, 0, *(1,) * ndim)] = weight
+        # The segmenter centres its input: 3 x - 1.
+        state[middle][(0, 0, *(1,) * ndim)] = weight / 3
+        state[middle.replace("weight", "bias")][:] = weight / 3
         state["unet.final.weight"].view(3)[:] = 60 * torch.tensor([0.0, 1, 2])
         state["unet.final.bias"].copy_(60 * torch.tensor([0, -0.3, -1.0]))
         segmenter.load_state_dict(state)
