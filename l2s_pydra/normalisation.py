@@ -6,6 +6,7 @@ from torch import Tensor
 __all__ = ["normalise"]
 
 _MOST_VOXELS = 2**17
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -13,8 +14,8 @@ def normalise(x: Tensor) -> Tensor:
 
     The low end is the 0.5th percentile of all voxels, the high end the 99th percentile of the
     voxels brighter than the mean, so that the size of the background matters little. Percentiles
-    are taken from at most 2**17 voxels and held constant in differentiation; the result is clipped
-    to [0, 2]. A constant image becomes 0.
+    are taken from at most 2**17 voxels, spread evenly over the image, and held constant in
+    differentiation; the result is clipped to [0, 2]. A constant image becomes 0.
 
     Parameters
     ----------
@@ -39,10 +40,17 @@ def normalise(x: Tensor) -> Tensor:
 
 def _range(image: Tensor) -> tuple[Tensor, Tensor]:
     values = image.reshape(-1)
-    values = values[:: max(1, values.numel() // _MOST_VOXELS)]
+    if values.numel() > _MOST_VOXELS:
+        values = values[_spread(values.numel(), values.device)]
     bright = values[values > values.mean()]
     high = _quantile(bright, 0.99) if bright.numel() else values.max()
     return _quantile(values, 0.005), high
+
+
+def _spread(count: int, device: torch.device) -> Tensor:
+    """Choose indices that avoid the period of any axis: multiples of the golden ratio, mod 1."""
+    steps = torch.arange(_MOST_VOXELS, dtype=torch.float64, device=device)
+    return ((steps * _GOLDEN) % 1 * count).long()
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
