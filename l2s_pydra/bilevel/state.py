@@ -23,6 +23,8 @@ class TrainingState:
     Randomness is not part of it: every draw depends on the run's seed and the step only.
     """
 
+    identity: str = ""
+    """Checksum of settings and data; a checkpoint of another run is not resumed."""
     step: int = 0
     """Steps done."""
     phi: dict[str, Tensor]

@@ -1,5 +1,6 @@
 """The one training loop, for Learn2Synth and its baselines."""
 
+import hashlib
 import logging
 import math
 import time
@@ -43,7 +44,7 @@ class RealScan:
     fine_image: Tensor
     """(*F,) float32."""
     fine_channels: Tensor
-    """(*F,) int64 class of each voxel."""
+    """(*F,) uint8 or int16 class of each voxel."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -97,8 +98,13 @@ class Trainer:
         self.config, self.data = config, data
         self.training = config.training
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.training.precision == "fp32":
+            # TF32 would drown the difference of two gradients.
+            torch.backends.cudnn.allow_tf32 = False
         self.checkpoint = checkpoint
         self.n_classes = n_classes
+        self._own = sorted(set(data.own))
+        self._others = sorted(set(range(len(data.synthesizer.label_maps))) - set(self._own))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
@@ -111,6 +117,7 @@ class Trainer:
         self.rule = _rule(config)
         self.theta_rule = updates.adam()
         self.estimator = _estimator(config)
+        self.identity = _identity(config, data)
         self.state = self._start()
 
     # ------------------------------------------------------------------ set-up
@@ -129,6 +136,11 @@ class Trainer:
     def _start(self) -> TrainingState:
         if self.checkpoint is not None and self.checkpoint.exists():
             state = TrainingState.load(self.checkpoint, self.device)
+            if state.identity != self.identity:
+                raise TrainingError(
+                    f"{self.checkpoint}: is of a run with other settings or data; "
+                    "give another folder, or delete the file to start over"
+                )
             self.segmenter.load_state_dict(state.phi)
             self.averaged.load_state_dict(state.phi_average)
             self.augmentation.load_state_dict(state.theta)
@@ -136,6 +148,7 @@ class Trainer:
             return state
         phi, theta = self.segmenter.state_dict(), self.augmentation.state_dict()
         return TrainingState(
+            identity=self.identity,
             phi=_copy(phi),
             phi_average=_copy(phi),
             phi_best=_copy(phi),
@@ -322,8 +335,7 @@ class Trainer:
 
     def draws(self, step: int, *, appearance: bool = True) -> list[SynthesisDraw]:
         """Draw what the synthetic batch of a step is made from."""
-        rng, own = self._rng("synthetic", step), list(self.data.own)
-        others = [i for i in range(len(self.data.synthesizer.label_maps)) if i not in set(own)]
+        rng, own, others = self._rng("synthetic", step), self._own, self._others
         draws = []
         for _ in range(self.training.batch_size):
             pick_own = rng.random() < self.training.own_label_share
@@ -359,7 +371,7 @@ class Trainer:
                 )
             else:
                 image, target = normalise(scan.image[None, None])[0, 0], scan.target
-                if rng.random() < self.config.synthesis.flip:
+                if rng.random() < self.data.synthesizer.config.flip:
                     image, target = image.flip(0), target.flip(1)[list(self.data.opposite)]
             images.append(image)
             targets.append(target)
@@ -392,6 +404,17 @@ class Trainer:
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in tensors.items()}
+
+
+def _identity(config: LearnConfig, data: TrainingData) -> str:
+    """Checksum of everything that decides what a run computes."""
+    digest = hashlib.sha256(config.to_json().encode())
+    for scan in (*data.learn, *data.validate):
+        digest.update(scan.name.encode() + scan.image.numpy().tobytes())
+        digest.update(scan.fine_channels.numpy().tobytes())
+    for labels in data.synthesizer.label_maps:
+        digest.update(labels.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _rule(config: LearnConfig) -> updates.UpdateRule:

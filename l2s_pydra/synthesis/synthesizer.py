@@ -112,6 +112,8 @@ class Sample:
     """Name of each group."""
     oversampling: int
     """Fine voxels per working voxel and axis."""
+    silent_outside: bool = False
+    """Whether noise stops at the border of the tissue, as in skull-stripped images."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -121,13 +123,21 @@ class Sample:
     def noise(self, *, fine: bool = False, stream: int = 0) -> Tensor:
         """Draw standard normal numbers that depend on the seeds and ``stream`` only.
 
+        Noise on the working grid is 0 outside the tissue if :attr:`silent_outside`.
+
         Returns
         -------
         (B, 1, *S) tensor, or (B, 1, *F) if ``fine``
         """
         shape = self.groups.shape[1:] if fine else self.image.shape[2:]
         noise = [_normal(seed, stream + (1000 if fine else 0), shape) for seed in self.seeds]
-        return torch.stack(noise)[:, None].to(self.image.device)
+        drawn = torch.stack(noise)[:, None].to(self.image.device)
+        return drawn * self._tissue() if self.silent_outside and not fine else drawn
+
+    def _tissue(self) -> Tensor:
+        """(B, 1, *S): whether a voxel holds any tissue."""
+        share = intensity.pool((self.groups > 0)[:, None].float(), self.oversampling)
+        return (share > 0).float()
 
     def finish(self, fine: Tensor) -> Tensor:
         """Do what the generator does after the Gaussian mixture: pool, gamma, bias, thick slices.
@@ -317,11 +327,12 @@ class Synthesizer:
             draws=tuple(draws),
             group_names=self.labels.group_names,
             oversampling=self.config.oversampling,
+            silent_outside=not self.background_always,
         )
         image = sample.finish(torch.stack(fine)[:, None].to(device))
         noise_stds = torch.tensor([d.noise_std for d in draws]).view(-1, *[1] * (image.ndim - 1))
-        working = torch.stack([_normal(d.seed, 3, image.shape[2:]) for d in draws])[:, None]
-        image = image + (noise_stds * working).to(device)
+        sample = attrs.evolve(sample, image=image)
+        image = image + noise_stds.to(device) * sample.noise(stream=3)
         return attrs.evolve(sample, image=normalise(image))
 
     def augment(
@@ -356,5 +367,7 @@ class Synthesizer:
         centers = intensity.pool(field[:, None], factor)[:, 0] - (factor - 1) / 2
         x = deformation.sample_image(blocks, centers)[None, None]
         x = _appearance(x, [draw])
-        x = x + draw.noise_std * _normal(draw.seed, 3, x.shape[2:])
-        return normalise(x)[0, 0], target
+        noise = draw.noise_std * _normal(draw.seed, 3, x.shape[2:])
+        if not self.background_always:
+            noise = noise * (x[0, 0] > 0)
+        return normalise(x + noise)[0, 0], target
