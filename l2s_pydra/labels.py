@@ -196,6 +196,14 @@ class LabelScheme:
         by_group = self._pairs([label.group for label in self.labels])
         return tuple(by_name.get(c, by_group.get(c, c)) for c in range(len(self)))
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether every label of one side has its counterpart on the other."""
+        return all(
+            label.side_or_guess == "midline" or other != channel
+            for channel, (label, other) in enumerate(zip(self.labels, self.opposite, strict=True))
+        )
+
     def _pairs(self, structures: Sequence[str | None]) -> dict[int, int]:
         """Pair the channels that are the only ones of their structure on either side."""
         sides: dict[str, dict[str, list[int]]] = {}

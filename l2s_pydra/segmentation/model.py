@@ -115,7 +115,8 @@ class Model:
         device : torch.device or str
             Where to compute; the network is moved there.
         flip : bool, default=True
-            Average with the prediction on the left-right mirror image.
+            Average with the prediction on the left-right mirror image (not where a label of one
+            side has no counterpart).
 
         Returns
         -------
@@ -124,7 +125,7 @@ class Model:
         return predict_posteriors(
             self.segmenter.to(device),
             image,
-            opposite=self.scheme.opposite if flip else None,
+            opposite=self.scheme.opposite if flip and self.scheme.mirrors else None,
             device=device,
             precision=self.learn_config.training.precision,
         )

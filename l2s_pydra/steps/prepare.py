@@ -109,9 +109,12 @@ def read_schemes(real_table: Path, maps_table: Path | None, label_mapping: Path 
     real = LabelScheme.read(real_table)
     maps = LabelScheme.read(maps_table) if maps_table else real
     mapping = read_mapping(label_mapping) if label_mapping else None
-    target = _merged(real) if all(label.mapping is not None for label in real.labels) else real
+    target = _merged(real, real_table)
     try:
-        real_to_target = real.mapped_to(target) if target is not real else np.arange(len(real))
+        # Background has no row in many tables, and nothing to map to but background.
+        real_to_target = (
+            real.mapped_to(target, {0: 0}) if target is not real else np.arange(len(real))
+        )
         maps_to_target = (
             real_to_target if maps is real and not mapping else maps.mapped_to(target, mapping)
         )
@@ -126,22 +129,41 @@ def read_schemes(real_table: Path, maps_table: Path | None, label_mapping: Path 
     )
 
 
-def _merged(scheme: LabelScheme) -> LabelScheme:
-    """Scheme of the values that ``scheme`` maps to, named after what is mapped there."""
-    labels: dict[int, Label] = {}
-    for label in scheme.labels:
-        index = int(label.mapping or 0)
-        name = "background" if index == 0 else label.group_or_guess
-        labels.setdefault(index, Label(index=index, name=name))
-    names = [label.name for label in labels.values()]
-    return LabelScheme(
-        [
-            label
-            if names.count(label.name) == 1
-            else attrs.evolve(label, name=f"{label.name}_{label.index}")
-            for label in labels.values()
-        ]
-    )
+def _merged(scheme: LabelScheme, path: Path) -> LabelScheme:
+    """Scheme of the values that ``scheme`` maps to; ``scheme`` itself if it maps nothing.
+
+    A merged label keeps the name and the side that its parts share.
+    """
+    mapped = [label for label in scheme.labels if label.index and label.mapping is not None]
+    if not mapped:
+        return scheme
+    missing = [label for label in scheme.labels if label.index and label.mapping is None]
+    if missing:
+        raise LabelError(
+            f"{path}: label {missing[0].index} ({missing[0].name}) has no value in the column "
+            "mapping, others have; fill the column, or remove it"
+        )
+    parts: dict[int, list[Label]] = {}
+    for label in mapped:
+        parts.setdefault(int(label.mapping or 0), []).append(label)
+    parts.pop(0, None)
+    logger.info("%d labels of %s merged into %d by its mapping", len(mapped), path, len(parts))
+    return LabelScheme([_merged_label(index, labels) for index, labels in parts.items()])
+
+
+def _merged_label(index: int, parts: Sequence[Label]) -> Label:
+    """One label for several: named after them if they share a name, numbered otherwise."""
+    sides = {label.side_or_guess for label in parts}
+    side = sides.pop() if len(sides) == 1 else "midline"
+    groups = {label.group_or_guess for label in parts}
+    same = next(iter(groups)) if len(groups) == 1 else None
+    if len(parts) == 1:
+        name = parts[0].name
+    elif same is None:
+        name = f"label{index}"
+    else:
+        name = same if side == "midline" else f"{side}-{same}"
+    return Label(index=index, name=name, side=None if side == "midline" else side, group=same)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -225,9 +247,9 @@ def prepare(
         lambda done: tell("reading images", done, total),
     )
     learn = [scan for scan, role in zip(scans, roles, strict=True) if role == "learn"]
-    shape = _grid_shape(learn, config, multiple, stripped=False)
     stripped = all(_is_stripped(scan) for scan in learn)
     shape = _grid_shape(learn, config, multiple, stripped=stripped)
+    config = _without_flips(config, schemes)
     builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
     real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
     own = [builder.own_map(scan) for scan, role in zip(real, roles, strict=True) if role == "learn"]
@@ -236,6 +258,20 @@ def prepare(
         lambda done: tell("reading label maps", len(images) + done, total),
     )
     return builder.training_data(real, list(roles), maps, own)
+
+
+def _without_flips(config: LearnConfig, schemes: Schemes) -> LearnConfig:
+    """Turn mirroring off where a label of one side has no partner on the other."""
+    tables = schemes.generation_tables()
+    channel = np.array(tables["channel"])
+    mirrored = np.array(schemes.target.opposite)[channel]
+    if np.array_equal(channel[np.array(tables["swap"])], mirrored) and schemes.target.mirrors:
+        return config
+    logger.warning(
+        "some labels are of one side only; images are not mirrored in training "
+        "(name both sides alike, or fill the column side of the label table)"
+    )
+    return config.evolve(synthesis__flip=0.0)
 
 
 def _load_all(loaders: Sequence[Any], tell: Any) -> list[Any]:
@@ -317,13 +353,16 @@ class _Builder:
         from ..synthesis import intensity
 
         assert scan.image is not None
+        # Beyond the field of view resampling fills with 0, which is to be the darkest value.
+        data = scan.image.data - scan.image.data.min()
         fine = self._conform(scan, fine=True)
-        channels = torch.from_numpy(fine.labels(scan.channels.astype(np.uint8)))
+        kind = np.uint8 if len(self.schemes.target) < 256 else np.int16
+        channels = torch.from_numpy(fine.labels(scan.channels.astype(kind)))
         return RealScan(
             name=name,
-            image=torch.from_numpy(self._conform(scan, fine=False).image(scan.image)),
+            image=torch.from_numpy(self._conform(scan, fine=False).image(data)),
             target=intensity.soft_labels(channels, len(self.schemes.target), self.factor),
-            fine_image=torch.from_numpy(fine.image(scan.image)),
+            fine_image=torch.from_numpy(fine.image(data)),
             fine_channels=channels,
         )
 
@@ -359,7 +398,9 @@ class _Builder:
         """Make generation labels of a learning scan: its own, and tissue that nobody labelled."""
         offset = len(self.schemes.maps)
         image, channels = _unit(scan), scan.fine_channels.numpy()
-        tissue = (channels > 0) | (image > _BLACK)
+        # Air of whole heads is noise, not black: half the threshold between dark and bright.
+        dark = _BLACK if self.stripped else max(_BLACK, _two_clusters(image)[0] / 2)
+        tissue = (channels > 0) | (image > dark)
         labels = np.where(tissue, channels.astype(np.int16) + offset, 0)
         for channel in range(1, len(self.schemes.target)):
             inside = channels == channel
@@ -384,15 +425,18 @@ class _Builder:
             _share_background(tables)
         tables = _only_present(tables, own + maps)
         statistics = _statistics(learn, own, tables, self.factor)
-        synthetic = [torch.from_numpy(np.ascontiguousarray(m.astype(np.uint8))) for m in own + maps]
+        kind, small = (
+            (np.uint8, torch.uint8) if len(tables["group"]) < 256 else (np.int16, torch.int16)
+        )
+        synthetic = [torch.from_numpy(np.ascontiguousarray(m.astype(kind))) for m in own + maps]
         which_own = list(range(len(own)))
         if self.config.segmenter.ndim == 2:
             synthetic, which_own = _slices_of_maps(synthetic, len(own), self.factor)
             learn = [piece for scan in learn for piece in _slices_of_scan(scan, self.factor)]
         labels = GenerationLabels(
-            group=torch.tensor(tables["group"], dtype=torch.uint8),
+            group=torch.tensor(tables["group"], dtype=small),
             channel=torch.tensor(tables["channel"], dtype=torch.int64),
-            swap=torch.tensor(tables["swap"], dtype=torch.uint8),
+            swap=torch.tensor(tables["swap"], dtype=small),
             group_names=tables["group_names"],
             n_channels=tables["n_channels"],
         )
@@ -472,7 +516,7 @@ def _statistics(
 
 
 def _unit(scan: Any) -> Array:
-    """Fine image of a scan with the working image's normalisation."""
+    """Fine image of a scan, normalised."""
     from ..normalisation import normalise
 
     image: Array = normalise(scan.fine_image[None, None])[0, 0].numpy()
