@@ -14,6 +14,7 @@ __all__ = ["predict_posteriors"]
 
 MOST_VOXELS = 6_000_000
 _TILE = 128
+_OVERLAP = 16
 _MARGIN = 12
 _BLACK = 0.02
 
@@ -30,8 +31,9 @@ def predict_posteriors(
     """Posterior of each class in each voxel.
 
     The image is normalised; what lies outside the box of its non-black voxels (and a margin) is
-    background. Boxes larger than ``most_voxels`` are segmented in overlapping tiles of 128 voxels
-    whose logits are blended with Gaussian weights.
+    background. Boxes larger than ``most_voxels`` are segmented in overlapping tiles of about 128 voxels
+    whose logits are blended with Gaussian weights; a network that sees coordinates is always given
+    the whole box.
 
     Parameters
     ----------
@@ -100,19 +102,28 @@ def _padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor
 
 
 def _slices(segmenter: Segmenter, volume: Tensor, most_voxels: int) -> Tensor:
-    slices = torch.movedim(volume, -1, 0)[:, None]
+    slices = _rescaled(torch.movedim(volume, -1, 0)[:, None])
     batch = max(1, most_voxels // max(1, volume[..., 0].numel()))
     parts = torch.split(slices, min(batch, 32))
     logits = [_padded(segmenter, part, segmenter.multiple) for part in parts]
     return torch.movedim(torch.cat(logits), 0, -1)
 
 
+def _rescaled(slices: Tensor) -> Tensor:
+    """Normalise each slice, as in training, but never brighten one more than twofold.
+
+    A slice of noise beside the head would otherwise look like tissue.
+    """
+    alone = normalise(slices)
+    axes = (1, 2, 3)
+    gain = alone.amax(axes, keepdim=True) / slices.amax(axes, keepdim=True).clamp_min(1e-6)
+    return torch.where(gain <= 2, alone, slices * 2)
+
+
 def _volume(segmenter: Segmenter, volume: Tensor, most_voxels: int) -> Tensor:
-    if volume.numel() <= most_voxels:
+    if volume.numel() <= most_voxels or segmenter.config.coordinates:
         return _padded(segmenter, volume[None, None], segmenter.multiple)[0]
-    tile = [
-        min(n, math.ceil(_TILE / segmenter.multiple) * segmenter.multiple) for n in volume.shape
-    ]
+    tile = [_tile(n, segmenter.multiple) for n in volume.shape]
     total = torch.zeros(segmenter.n_classes, *volume.shape, device=volume.device)
     weight = torch.zeros(volume.shape, device=volume.device)
     window = _gaussian(tile).to(volume.device)
@@ -125,15 +136,28 @@ def _volume(segmenter: Segmenter, volume: Tensor, most_voxels: int) -> Tensor:
     return total / weight
 
 
-def _starts(n: int, tile: int) -> list[int]:
-    """First voxels of tiles that overlap by at least a quarter and cover ``n`` voxels.
+def _tile(n: int, multiple: int) -> int:
+    """Side of the fewest equal tiles of at most 128 voxels, and little more, that cover ``n``.
 
-    >>> _starts(200, 128), _starts(100, 128)
-    ([0, 72], [0])
+    >>> _tile(100, 8), _tile(160, 8), _tile(256, 8)
+    (100, 88, 96)
+    """
+    if n <= _TILE:
+        return n
+    count = math.ceil((n - _OVERLAP) / (_TILE - _OVERLAP))
+    side = (n + (count - 1) * _OVERLAP) / count
+    return min(n, math.ceil(side / multiple) * multiple)
+
+
+def _starts(n: int, tile: int) -> list[int]:
+    """First voxels of tiles that overlap by at least 16 voxels and cover ``n`` voxels.
+
+    >>> _starts(200, 112), _starts(100, 112)
+    ([0, 88], [0])
     """
     if n <= tile:
         return [0]
-    count = math.ceil((n - tile) / (0.75 * tile)) + 1
+    count = math.ceil((n - _OVERLAP) / (tile - _OVERLAP))
     return [round(i * (n - tile) / (count - 1)) for i in range(count)]
 
 

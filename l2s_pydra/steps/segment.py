@@ -112,7 +112,8 @@ def segment(
             raise ModelError(f"{config}: lacks {key!r}; copy the model again, or learn it again")
     volume = load_image(image, allow_2d=model.learn_config.segmenter.ndim == 2)
     conform = Conform.to_grid(volume, model.spacing_mm)
-    working = conform.image(volume)
+    # Beyond the field of view resampling fills with 0, which is to be the darkest value.
+    working = conform.image(volume.data - volume.data.min())
     with computing_on(device, threads) as chosen:
         posterior, warnings = _posterior(model, working, conform, chosen)
         if not np.isfinite(posterior).all():
