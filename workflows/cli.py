@@ -97,6 +97,8 @@ def demo_arguments(output_dir: str | Path) -> list[str]:
     data = path("icbm")
     derivatives = data / "derivatives"
     arguments = [str(data), str(output_dir), *LEVELS, "--preset", "quick"]
+    # A coarser grid and fewer steps than the preset: minutes, for a first look.
+    arguments += ["--spacing-mm", "3", "--steps", "900", "--set", "training.validate_every=150"]
     arguments += ["--real-labels", str(derivatives / "reference")]
     arguments += ["--label-maps", str(derivatives / "labelmaps")]
     return arguments
@@ -289,7 +291,9 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--mode", choices=MODES, help="what is learned (default: learn2synth)")
     group.add_argument("--augmentation", metavar="NAME", help="learned augmentation")
-    group.add_argument("--ndim", type=int, choices=(2, 3), help="slices or volumes (default: 3)")
+    group.add_argument(
+        "--ndim", type=int, choices=(2, 3), help="slices or volumes (default: that of the preset)"
+    )
     group.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size to work at")
     group.add_argument("--steps", type=int, metavar="N", help="number of training steps")
     group.add_argument("--random-seed", type=int, metavar="N", help="seed of everything random")
@@ -457,7 +461,7 @@ def _learn_config(arguments: argparse.Namespace) -> LearnConfig:
         config = LearnConfig.read(arguments.config)
         config = config.evolve(segmenter__ndim=arguments.ndim) if arguments.ndim else config
     else:
-        config = preset(arguments.preset, ndim=arguments.ndim or 3)
+        config = preset(arguments.preset, ndim=arguments.ndim)
     options = {
         "spacing_mm": arguments.spacing_mm,
         "training__mode": arguments.mode,

@@ -23,7 +23,7 @@ from .session import Failure, Session, code_version
 __all__ = ["group"]
 
 _log = logging.getLogger(__name__)
-_WHO = ("participant_id", "session_id", "desc")
+_WHO = ("participant_id", "session_id", "desc", "image")
 
 
 def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure]) -> list[Failure]:
@@ -101,13 +101,14 @@ class _Segmented:
         return f"{join_entities(source)}_{self.entities.get('desc', 'image')}"
 
     @property
-    def who(self) -> tuple[str, str, str]:
+    def who(self) -> tuple[str, str, str, str]:
         """Values of the first columns of a table of the group."""
         session = self.entities.get("session")
         return (
             f"sub-{self.entities['subject']}",
             f"ses-{session}" if session else "n/a",
             self.entities.get("desc", "n/a"),
+            self.name,
         )
 
 
@@ -153,11 +154,10 @@ def _compare(
     if not references:
         return {}, []
     folder = session.options.references or session.options.real_labels or session.options.bids_dir
-    # A mapping given for learning is from the label maps, and of no use here.
-    mapping = session.options.label_mapping if "learn" not in session.options.levels else None
+    # --label-mapping is from the label maps, not from the references: their own table maps them.
     shared = {
         "reference_table": shared_table(folder, references.values()),
-        "label_mapping": mapping,
+        "label_mapping": None,
         "code_version": code_version(),
     }
     tasks = {image: _tasks(image, references[image], shared) for image in references}
