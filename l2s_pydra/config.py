@@ -75,7 +75,8 @@ class SynthesisConfig:
     """Probability that tissue outside the segmented structures is drawn at all, where the learning
     images are skull-stripped; otherwise it always is."""
     bias_std: float = attrs.field(default=0.6, validator=validators.ge(0))
-    """Largest standard deviation of the log bias field; drawn ~ U(0, s)."""
+    """Largest standard deviation of the log bias field's spline coefficients; drawn ~ U(0, s).
+    The field itself varies about half as much."""
     bias_spacing_mm: float = attrs.field(default=50.0, validator=_positive)
     """Distance of the bias field's control points, mm."""
     gamma_std: float = attrs.field(default=0.4, validator=validators.ge(0))
@@ -178,10 +179,10 @@ class TrainingConfig:
         default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
     )
     """r: fraction of the real batch in the outer loss."""
-    wide_share: float = attrs.field(default=0.75, validator=_share)
+    wide_share: float = attrs.field(default=0.6, validator=_share)
     """Share of draws that keep the generator's wide ranges instead of A_theta; only for
     augmentations that replace the generator's intensities (``contrast``)."""
-    own_label_share: float = attrs.field(default=0.6, validator=_share)
+    own_label_share: float = attrs.field(default=0.85, validator=_share)
     """Share of draws made from the learning participants' own label maps."""
     validate_every: int = attrs.field(default=500, validator=_count)
     """Steps between two validations."""
@@ -292,7 +293,7 @@ def _structure(kind: type[_T], values: Any) -> _T:
         raise ConfigError(f"{kind.__name__}: {message}") from error
 
 
-def preset(name: str, *, ndim: int = 3) -> LearnConfig:
+def preset(name: str, *, ndim: int | None = None) -> LearnConfig:
     """Named settings.
 
     ``quick`` trains on a CPU in well under an hour; ``default`` is for one GPU or a patient CPU;
@@ -304,6 +305,7 @@ def preset(name: str, *, ndim: int = 3) -> LearnConfig:
     ConfigError
         If the name is unknown.
     """
+    ndim = ndim or (2 if name == "paper" else 3)
     config = LearnConfig().evolve(segmenter__ndim=ndim)
     if name == "default":
         return config.evolve(
@@ -316,7 +318,7 @@ def preset(name: str, *, ndim: int = 3) -> LearnConfig:
     if name == "quick":
         return config.evolve(
             spacing_mm=2.5,
-            training__steps=2800,
+            training__steps=4000,
             training__validate_every=250,
             training__checkpoint_every=250,
             training__batch_size=1 if ndim == 3 else 8,
