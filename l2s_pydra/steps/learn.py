@@ -14,33 +14,17 @@ from .. import __version__
 from ..config import LearnConfig
 from ..errors import ConfigError
 from ..labels import LabelScheme
+from .device import computing_on
 from .prepare import prepare, read_schemes
 
 if TYPE_CHECKING:
     from ..bilevel.training import Trainer, TrainingData
 
-__all__ = ["learn", "resolve_device"]
+__all__ = ["learn"]
 
 logger = logging.getLogger(__name__)
 
 _SAMPLES = 4
-
-
-def resolve_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda[:n]`` for ``auto``, and check that a named device is there.
-
-    Raises
-    ------
-    ConfigError
-        If CUDA is asked for and not available.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: no CUDA device is available; use --device cpu")
-    return device
 
 
 def learn(
@@ -112,43 +96,49 @@ def learn(
 
     settings = LearnConfig.from_dict(config)
     _check_roles(participants, roles)
-    device = resolve_device(device)
-    if threads:
-        torch.set_num_threads(threads)
     schemes = read_schemes(real_table, maps_table, label_mapping)
     show = _Progress(settings, enabled=progress)
-    names = _unique(participants, images)
-    data, facts = prepare(
-        images=images,
-        labels=labels,
-        names=names,
-        roles=roles,
-        label_maps=label_maps,
-        schemes=schemes,
-        config=settings,
-        multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
-        progress=show.reading,
-    )
-    checkpoint = None
-    if checkpoint_dir is not None:
-        Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
-        checkpoint = Path(checkpoint_dir) / "training.safetensors"
-    trainer = Trainer(
-        settings, data, n_classes=len(schemes.target), device=device, checkpoint=checkpoint
-    )
-    trainer.run(show.training)
-    show.close()
-    splits = [
-        {"participant_id": p, "role": role, "image": path.name}
-        for p, role, path in zip(participants, roles, map(Path, images), strict=True)
-    ]
-    facts |= {
-        "label_maps": [Path(path).name for path in label_maps],
-        "threads": torch.get_num_threads(),
-        "device": device,
-        "torch": torch.__version__,
-    }
-    return _write_model(trainer, data, schemes.target, facts, splits, segmentation, Path(out_dir))
+    with computing_on(device, threads) as chosen:
+        data, facts = prepare(
+            images=images,
+            labels=labels,
+            names=_unique(participants, images),
+            roles=roles,
+            label_maps=label_maps,
+            schemes=schemes,
+            config=settings,
+            multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
+            progress=show.reading,
+        )
+        trainer = Trainer(
+            settings,
+            data,
+            n_classes=len(schemes.target),
+            device=chosen,
+            checkpoint=_checkpoint(checkpoint_dir),
+        )
+        trainer.run(show.training)
+        show.close()
+        facts |= {
+            "label_maps": [Path(path).name for path in label_maps],
+            "threads": torch.get_num_threads(),
+            "device": str(chosen),
+            "torch": torch.__version__,
+        }
+        splits = [
+            {"participant_id": p, "role": role, "image": path.name}
+            for p, role, path in zip(participants, roles, map(Path, images), strict=True)
+        ]
+        return _write_model(
+            trainer, data, schemes.target, facts, splits, segmentation, Path(out_dir)
+        )
+
+
+def _checkpoint(folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder) / "training.safetensors"
 
 
 def _check_roles(participants: Sequence[str], roles: Sequence[str]) -> None:
