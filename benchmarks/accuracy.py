@@ -49,7 +49,7 @@ def scores(folder: Path, role: str) -> dict[str, list[float]]:
     with table.open(encoding="utf-8") as file:
         for r in csv.DictReader(file, delimiter="\t"):
             if r["dice"] != "n/a" and roles.get(r["participant_id"], "unseen") == role:
-                found.setdefault(r["name"], []).append(float(r["dice"]))
+                found.setdefault(r["label"], []).append(float(r["dice"]))
     return found
 
 
