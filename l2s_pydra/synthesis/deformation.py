@@ -135,9 +135,10 @@ def affine_matrix(
 def dense_field(
     matrix: Tensor, translation: Tensor, displacement: Tensor, shape: Sequence[int]
 ) -> Tensor:
-    """Source coordinate of each voxel: affine about the centre plus a B-spline displacement.
+    """Source coordinate of each voxel: B-spline displacement, then affine about the centre.
 
-    The affine is folded into the coefficients, so that one upsampling does for both.
+    The affine is folded into the coefficients, so that one upsampling does for both. In this order
+    the field is invertible, whatever the affine, if the displacement alone is.
 
     Parameters
     ----------
@@ -158,9 +159,9 @@ def dense_field(
     axes = [node_positions(n, k) for n, k in zip(shape, nodes, strict=True)]
     center = torch.tensor([(n - 1) / 2 for n in shape])
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) - center
-    moved = grid @ matrix.T.to(grid) + center + translation.to(grid)
-    control = torch.movedim(moved, -1, 0).to(displacement) + displacement
-    return upsample(control, shape)
+    displaced = grid + torch.movedim(displacement, 0, -1)
+    moved = displaced @ matrix.T.to(displaced) + center + translation.to(displaced)
+    return upsample(torch.movedim(moved, -1, 0).contiguous(), shape)
 
 
 def gather_labels(labels: Tensor, field: Tensor) -> Tensor:
