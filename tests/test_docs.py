@@ -141,6 +141,17 @@ def test_presets_are_as_the_table_says():
             assert json.loads(in_2d or in_3d) == values[p, 2][name.strip("`")], (name, p)
 
 
+def test_defaults_in_the_method_are_those_of_the_settings():
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    values = {name.rpartition(".")[2]: value for name, value in settings("default").items()}
+    prose = "\n".join(line for line in page.splitlines() if not line.startswith("|"))
+    quoted = re.findall(r"`(\w+)` \[([^\]]+)\]", prose)
+    known = [(name, value) for name, value in quoted if name in values]
+    assert known
+    for name, value in known:
+        assert json.loads(value) == values[name], name
+
+
 def test_messages_are_those_of_the_code():
     sources = [*(ROOT / "l2s_pydra").rglob("*.py"), *(ROOT / "workflows").glob("*.py")]
     texts = [
