@@ -1,5 +1,7 @@
 """The U-Net shared by the segmenter and the nonparametric augmentation."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -167,7 +169,7 @@ def _norm(name: str, channels: int, ndim: int) -> list[nn.Module]:
         kind = nn.InstanceNorm3d if ndim == 3 else nn.InstanceNorm2d
         return [kind(channels, affine=True)]
     if name == "group":
-        return [nn.GroupNorm(min(8, channels), channels)]
+        return [nn.GroupNorm(math.gcd(8, channels), channels)]
     raise ConfigError(f"unknown normalisation {name!r}; available: none, instance, group")
 
 

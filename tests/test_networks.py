@@ -123,3 +123,8 @@ def test_fold_and_unfold_in_2d_are_those_of_torch():
     x = torch.randn(2, 12, 6, 8)
     torch.testing.assert_close(fold(x, 2), nn.functional.pixel_unshuffle(x, 2), rtol=0, atol=0)
     torch.testing.assert_close(unfold(x, 2), nn.functional.pixel_shuffle(x, 2), rtol=0, atol=0)
+
+
+def test_group_norm_of_any_width():
+    net = UNet(2, 1, 3, 9, 3, norm="group")
+    assert net(torch.randn(2, 1, 8, 8)).isfinite().all()
