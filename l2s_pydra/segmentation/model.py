@@ -20,6 +20,8 @@ from .segmenter import Segmenter
 
 __all__ = ["Model"]
 
+_REQUIRED = ("learn", "name", "segmentation")
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Model:
@@ -86,6 +88,9 @@ class Model:
                 )
         try:
             values = json.loads(Path(config).read_text(encoding="utf-8"))
+            missing = [key for key in _REQUIRED if key not in values]
+            if missing:
+                raise ModelError(f"lacks {missing[0]!r}")
             learn = LearnConfig.from_dict(values["learn"])
             scheme = LabelScheme.read(labels)
         except (L2SError, ValueError, KeyError, TypeError) as error:

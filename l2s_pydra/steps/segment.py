@@ -107,9 +107,6 @@ def segment(
 
     start = time.perf_counter()
     model = Model.load_files(weights, config, labels)
-    for key in ("name", "segmentation"):
-        if key not in model.config:
-            raise ModelError(f"{config}: lacks {key!r}; copy the model again, or learn it again")
     volume = load_image(image, allow_2d=model.learn_config.segmenter.ndim == 2)
     conform = Conform.to_grid(volume, model.spacing_mm)
     # Beyond the field of view resampling fills with 0, which is to be the darkest value.
