@@ -31,13 +31,13 @@ class GenerationLabels:
     """
 
     group: Tensor = attrs.field()
-    """(L,) uint8: intensity group of each generation label; 0 is outside, which is always black."""
+    """(L,) integer: intensity group of each generation label; 0 is outside, which is always black."""
     channel: Tensor
     """(L,) int64: channel of the segmentation of each generation label."""
     group_names: tuple[str, ...]
     """Name of each group; the first is ``outside``."""
     swap: Tensor
-    """(L,) uint8: the generation label on the other side of the body."""
+    """(L,) integer: the generation label on the other side of the body."""
     n_channels: int
     """Number of segmentation classes, background included."""
 
@@ -185,9 +185,9 @@ class Synthesizer:
 
     Parameters
     ----------
-    label_maps : list of (*F,) uint8 tensors
+    label_maps : list of (*F,) integer tensors
         Generation labels on the fine grid, all of one shape, in RAS orientation (axis 0 from left
-        to right).
+        to right); uint8 if there are few enough.
     labels : GenerationLabels
         What the values mean.
     config : SynthesisConfig
@@ -359,9 +359,9 @@ class Synthesizer:
             Share of each class in each voxel.
         """
         field, factor = self.field(draw), self.config.oversampling
-        warped = deformation.gather_labels(channels.to(torch.uint8), field)
+        warped = deformation.gather_labels(channels, field)
         if draw.flip:
-            warped = torch.tensor(opposite, dtype=torch.uint8)[warped.long()]
+            warped = torch.tensor(opposite)[warped.long()]
         target = intensity.soft_labels(warped, self.labels.n_channels, factor)
         blocks = intensity.block_means(normalise(image[None, None]), factor)[0, 0]
         centers = intensity.pool(field[:, None], factor)[:, 0] - (factor - 1) / 2
