@@ -62,6 +62,8 @@ def test_a_constant_image_becomes_0(value):
 def test_large_images_are_thinned_out():
     x = head((80, 80, 80))
     assert x.numel() > 2**17
+    # A pattern along the last axis is no pattern of the choice of voxels.
+    x[..., ::4] += 30
     exact_high = np.percentile(x[x > x.mean()].numpy(), 99)
     exact_low = np.percentile(x.numpy(), 0.5)
     expected = ((x - exact_low) / (exact_high - exact_low)).clamp(0, 2)
