@@ -108,10 +108,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
+            self.averaged = Segmenter(config.segmenter, n_classes).to(self.device)
+            self.augmentation = self._build_augmentation()
         self.segmenter.to(memory_format=self.segmenter.layout)  # type: ignore[call-overload]
-        self.averaged = Segmenter(config.segmenter, n_classes).to(self.device)
         self.averaged.load_state_dict(self.segmenter.state_dict())
-        self.augmentation = self._build_augmentation()
         self.theta_start = self.augmentation.describe()
         self.loss = build_loss(self.training.loss)
         self.rule = _rule(config)
