@@ -50,7 +50,7 @@ def test_pages_of_model_participants_and_group(finished, model):
 def test_tables_of_the_group(finished):
     volumes = rows(finished.output / "seg-tissue_morph.tsv")
     assert list(volumes[0]) == [
-        *("participant_id", "session_id", "desc", "index", "name", "volume-mm3")
+        *("participant_id", "session_id", "desc", "image", "index", "name", "volume-mm3")
     ]
     who = {(row["participant_id"], row["session_id"]) for row in volumes}
     assert who == {("sub-01", "ses-01"), ("sub-01", "ses-02")} | {

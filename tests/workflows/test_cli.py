@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from l2s_pydra import __version__
-from l2s_pydra.config import LearnConfig, preset
+from l2s_pydra.config import preset
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.workflows.cli import UsageError, demo_arguments, main, parse
 
@@ -90,7 +90,7 @@ def test_settings_come_in_order(arguments, tmp_path):
     config = parse(arguments("--config", str(file), "--steps", "8")).config
     assert (config.training.steps, config.training.seed) == (8, 5)
     config = parse(arguments("--steps", "8", "--set", "training.steps=9")).config
-    assert config == LearnConfig().evolve(training__steps=9)
+    assert config == preset("default").evolve(training__steps=9)
 
 
 def test_options_reach_the_settings(arguments):
