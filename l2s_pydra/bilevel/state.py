@@ -95,21 +95,25 @@ class TrainingState:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 values = json.loads(file.metadata()["state"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            return cls(**values | _assembled(values, tensors))
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             raise TrainingError(
                 f"{path}: the checkpoint cannot be read ({error}); delete it to start over"
             ) from error
-        for field in attrs.fields(cls):
-            if field.name in values and not field.name.endswith("_moments"):
-                continue
-            own = {
-                k.split("/", 1)[1]: t for k, t in tensors.items() if k.split("/")[0] == field.name
-            }
-            if field.name.endswith("_moments"):
-                lists: dict[str, list[Tensor]] = {}
-                for key in sorted(own, key=lambda k: (k.split("/")[0], int(k.split("/")[1]))):
-                    lists.setdefault(key.split("/")[0], []).append(own[key])
-                values[field.name] = {**values[field.name], **lists}
-            else:
-                values[field.name] = own
-        return cls(**values)
+
+
+def _assembled(values: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Fields that hold tensors, from their flat names."""
+    fields: dict[str, Any] = {}
+    for field in attrs.fields(TrainingState):
+        if field.name in values and not field.name.endswith("_moments"):
+            continue
+        own = {k.split("/", 1)[1]: t for k, t in tensors.items() if k.split("/")[0] == field.name}
+        if field.name.endswith("_moments"):
+            lists: dict[str, list[Tensor]] = {}
+            for key in sorted(own, key=lambda k: (k.split("/")[0], int(k.split("/")[1]))):
+                lists.setdefault(key.split("/")[0], []).append(own[key])
+            fields[field.name] = {**values[field.name], **lists}
+        else:
+            fields[field.name] = own
+    return fields
