@@ -170,7 +170,7 @@ class TrainingConfig:
     epsilon: float = attrs.field(default=1e-2, validator=_positive)
     """Norm of the parameters' displacement in the difference estimator."""
     hypergradient_every: int = attrs.field(default=1, validator=_count)
-    """k: a hypergradient at every k-th step with a learned draw."""
+    """k: a hypergradient at each learned draw whose step number is a multiple of k."""
     synthetic_fraction: float = attrs.field(
         default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
     )

@@ -70,4 +70,6 @@ that new participants may score lower.
 For research on images like those learned from: {stripped}, at a resolution of about
 {config["learn"]["spacing_mm"]:g} mm or better. Not a medical device. Look at the overlays before
 you use the volumes. The licence of the training data may limit what this model may be used for.
+`samples/` and the figures of `report.html` show scans of the participants learned from: mind their
+privacy before you pass this folder on; the weights work without them.
 """
