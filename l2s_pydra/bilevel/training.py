@@ -144,6 +144,7 @@ class Trainer:
             self.segmenter.load_state_dict(state.phi)
             self.averaged.load_state_dict(state.phi_average)
             self.augmentation.load_state_dict(state.theta)
+            state.phi_moments = _laid_out_as(self.segmenter, state.phi_moments)
             logger.info("resuming at step %d from %s", state.step, self.checkpoint)
             return state
         phi, theta = self.segmenter.state_dict(), self.augmentation.state_dict()
@@ -404,6 +405,17 @@ class Trainer:
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in tensors.items()}
+
+
+def _laid_out_as(module: nn.Module, moments: Mapping[str, Any]) -> dict[str, Any]:
+    """Moments in the memory format of the parameters, on which the order of sums depends."""
+    parameters = list(module.parameters())
+    return {
+        key: [torch.empty_like(p).copy_(m) for p, m in zip(parameters, value, strict=True)]
+        if isinstance(value, list)
+        else value
+        for key, value in moments.items()
+    }
 
 
 def _identity(config: LearnConfig, data: TrainingData) -> str:
