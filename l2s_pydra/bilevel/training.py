@@ -172,8 +172,8 @@ class Trainer:
         Returns
         -------
         TrainingState
-            Its ``phi_best`` is the model; :attr:`averaged` and :attr:`augmentation` are left at
-            the last average.
+            Its ``phi_best`` is the model; :attr:`averaged` is left at the last average,
+            :attr:`augmentation` at the last iterate.
 
         Raises
         ------
@@ -195,11 +195,14 @@ class Trainer:
                 sums.setdefault(key, []).append(value)
             state.step += 1
             state.seconds = time.monotonic() - clock
-            validates = state.step % t.validate_every == 0 or state.step == t.steps
+            last = state.step == t.steps
+            validates = last or state.step % t.validate_every == 0
+            saves = last or state.step % t.checkpoint_every == 0
             row = {"step": float(state.step), "seconds": state.seconds, **values}
             if validates:
                 row["validation_dice"] = self._validate()
-            if validates or state.step % every == 0:
+            # A window of the log ends at a checkpoint: what follows may be run by another session.
+            if validates or saves or state.step % every == 0:
                 means = {key: float(np.mean(v)) for key, v in sums.items()}
                 theta = {f"theta/{k}": v for k, v in self.augmentation.describe().items()}
                 state.history.append({**row, **means, **theta})
@@ -213,7 +216,7 @@ class Trainer:
                         "theta": self.augmentation.describe(),
                     }
                 )
-            if state.step % t.checkpoint_every == 0 or state.step == t.steps:
+            if saves:
                 self.save()
         return state
 
