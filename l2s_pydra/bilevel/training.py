@@ -429,6 +429,10 @@ def _identity(config: LearnConfig, data: TrainingData) -> str:
         digest.update(scan.fine_channels.numpy().tobytes())
     for labels in data.synthesizer.label_maps:
         digest.update(labels.numpy().tobytes())
+    tables = data.synthesizer.labels
+    for table in (tables.group, tables.channel, tables.swap):
+        digest.update(table.numpy().tobytes())
+    digest.update(repr((tables.group_names, tuple(data.opposite))).encode())
     return digest.hexdigest()
 
 
