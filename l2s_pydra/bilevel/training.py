@@ -386,10 +386,11 @@ class Trainer:
     def _validate(self) -> float:
         scores = self.score(self.averaged)
         state = self.state
-        value = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+        value = _mean(scores)
+        value = value if math.isfinite(value) else 0.0
         if value > state.best_dice:
             state.best_dice, state.best_step = value, state.step
-            state.best_per_class = np.nanmean(scores, 0).tolist() if len(scores) else []
+            state.best_per_class = [_mean(column) for column in scores.T]
             state.phi_best = _copy(self.averaged.state_dict())
         return value
 
@@ -404,6 +405,12 @@ class Trainer:
                 dice_scores(posteriors.argmax(0), scan.target.argmax(0), self.n_classes).numpy()
             )
         return np.array(scores)
+
+
+def _mean(scores: Any) -> float:
+    """Mean of the scores of classes that occur; NaN if none does."""
+    known = scores[np.isfinite(scores)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
