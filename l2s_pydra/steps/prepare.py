@@ -312,12 +312,12 @@ def _is_stripped(scan: _Labelled) -> bool:
     from scipy.ndimage import binary_dilation
 
     assert scan.image is not None
+    data = scan.image.data
+    low, high = data.min(), np.percentile(data[scan.structures], 99)
     step = tuple(max(1, round(4 / s)) for s in scan.image.spacing_mm)
     thin = tuple(slice(None, None, s) for s in step)
     near = binary_dilation(scan.structures[thin], iterations=4)
-    data = scan.image.data[thin]
-    low, high = data.min(), np.percentile(data[scan.structures[thin]], 99)
-    away = (data[~near] - low) / max(high - low, 1e-6)
+    away = (data[thin][~near] - low) / max(high - low, 1e-6)
     return bool(away.size == 0 or np.mean(away > _BLACK) < 0.02)
 
 
