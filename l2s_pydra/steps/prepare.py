@@ -554,33 +554,38 @@ def _slices_of_maps(maps: Sequence[Any], own: int, factor: int) -> tuple[list[An
     slices: list[Any] = []
     which: list[int] = []
     for i, volume in enumerate(maps):
-        for z in range(factor // 2, volume.shape[2], factor):
-            piece = volume[:, :, z].contiguous()
-            if float((piece > 0).float().mean()) > 0.05:
-                if i < own:
-                    which.append(len(slices))
-                slices.append(piece)
+        middle = range(factor // 2, volume.shape[2], factor)
+        shares = [float((volume[:, :, z] > 0).float().mean()) for z in middle]
+        for z in _enough(shares, 0.05):
+            if i < own:
+                which.append(len(slices))
+            slices.append(volume[:, :, middle[z]].contiguous())
     return slices, which
 
 
+def _enough(shares: Sequence[float], enough: float) -> list[int]:
+    """Slices of which structures fill enough, or as much as a quarter of the fullest one.
+
+    >>> _enough([0.0, 0.01, 0.3, 0.4], 0.02), _enough([0.0, 0.001, 0.01, 0.0], 0.02)
+    ([2, 3], [2])
+    """
+    least = min(enough, max(shares) / 4)
+    return [i for i, share in enumerate(shares) if share > least]
+
+
 def _slices_of_scan(scan: Any, factor: int) -> list[Any]:
+    shares = (1 - scan.target[0]).mean((0, 1)).tolist()
     pieces = []
-    for z in range(scan.image.shape[2]):
-        if float((scan.target[0, :, :, z] < 0.5).float().mean()) > 0.02:
-            fine = z * factor + factor // 2
-            pieces.append(
-                attrs.evolve(
-                    scan,
-                    name=f"{scan.name}, slice {z}",
-                    image=scan.image[:, :, z].contiguous(),
-                    target=scan.target[..., z].contiguous(),
-                    fine_image=scan.fine_image[:, :, fine].contiguous(),
-                    fine_channels=scan.fine_channels[:, :, fine].contiguous(),
-                )
+    for z in _enough(shares, 0.02):
+        fine = z * factor + factor // 2
+        pieces.append(
+            attrs.evolve(
+                scan,
+                name=f"{scan.name}, slice {z}",
+                image=scan.image[:, :, z].contiguous(),
+                target=scan.target[..., z].contiguous(),
+                fine_image=scan.fine_image[:, :, fine].contiguous(),
+                fine_channels=scan.fine_channels[:, :, fine].contiguous(),
             )
+        )
     return pieces
-
-
-def describe_statistics(statistics: Mapping[str, tuple[float, float]]) -> str:
-    """One line per group, for the log."""
-    return "\n".join(f"{name}: {mean:.2f} ± {std:.2f}" for name, (mean, std) in statistics.items())
