@@ -148,7 +148,10 @@ def _merged(scheme: LabelScheme, path: Path) -> LabelScheme:
         parts.setdefault(int(label.mapping or 0), []).append(label)
     parts.pop(0, None)
     logger.info("%d labels of %s merged into %d by its mapping", len(mapped), path, len(parts))
-    return LabelScheme([_merged_label(index, labels) for index, labels in parts.items()])
+    try:
+        return LabelScheme([_merged_label(index, labels) for index, labels in parts.items()])
+    except LabelError as error:
+        raise LabelError(f"{path}: by its column mapping, the {error}") from error
 
 
 def _merged_label(index: int, parts: Sequence[Label]) -> Label:
