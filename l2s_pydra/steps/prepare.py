@@ -132,7 +132,8 @@ def read_schemes(real_table: Path, maps_table: Path | None, label_mapping: Path 
 def _merged(scheme: LabelScheme, path: Path) -> LabelScheme:
     """Scheme of the values that ``scheme`` maps to; ``scheme`` itself if it maps nothing.
 
-    A merged label keeps the name and the side that its parts share.
+    A merged label keeps the name and the side that its parts share; two labels of either side that
+    are merged from the same structures form a group.
     """
     mapped = [label for label in scheme.labels if label.index and label.mapping is not None]
     if not mapped:
@@ -149,7 +150,8 @@ def _merged(scheme: LabelScheme, path: Path) -> LabelScheme:
     parts.pop(0, None)
     logger.info("%d labels of %s merged into %d by its mapping", len(mapped), path, len(parts))
     try:
-        return LabelScheme([_merged_label(index, labels) for index, labels in parts.items()])
+        labels = {index: _merged_label(index, of) for index, of in parts.items()}
+        return LabelScheme(_paired(labels, parts))
     except LabelError as error:
         raise LabelError(f"{path}: by its column mapping, the {error}") from error
 
@@ -167,6 +169,19 @@ def _merged_label(index: int, parts: Sequence[Label]) -> Label:
     else:
         name = same if side == "midline" else f"{side}-{same}"
     return Label(index=index, name=name, side=None if side == "midline" else side, group=same)
+
+
+def _paired(labels: Mapping[int, Label], parts: Mapping[int, Sequence[Label]]) -> list[Label]:
+    """Put sided labels that are merged from the same structures into one group."""
+    alike: dict[frozenset[str], list[int]] = {}
+    for index, label in labels.items():
+        if label.side and not label.group:
+            structures = frozenset(part.group_or_guess for part in parts[index])
+            alike.setdefault(structures, []).append(index)
+    names = {i: f"label{min(indices)}" for indices in alike.values() for i in indices}
+    return [
+        attrs.evolve(label, group=names.get(index, label.group)) for index, label in labels.items()
+    ]
 
 
 @attrs.frozen(kw_only=True, eq=False)
