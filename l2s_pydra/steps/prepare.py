@@ -260,10 +260,12 @@ def prepare(
             )
     tell = progress or (lambda *_: None)
     total = len(images) + len(label_maps)
-    scans = _load_all(
+    scans, problems = _load_all(
         [lambda i=i: _load_scan(images[i], labels[i], schemes) for i in range(len(images))],
         lambda done: tell("reading images", done, total),
     )
+    if problems:
+        raise _together([*problems, *_problems_of_maps(label_maps, schemes)])
     learn = [scan for scan, role in zip(scans, roles, strict=True) if role == "learn"]
     stripped = all(_is_stripped(scan) for scan in learn)
     shape = _grid_shape(learn, config, multiple, stripped=stripped)
@@ -271,10 +273,12 @@ def prepare(
     builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
     real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
     own = [builder.own_map(scan) for scan, role in zip(real, roles, strict=True) if role == "learn"]
-    maps = _load_all(
+    maps, problems = _load_all(
         [lambda path=path: builder.label_map(path) for path in label_maps],
         lambda done: tell("reading label maps", len(images) + done, total),
     )
+    if problems:
+        raise _together(problems)
     return builder.training_data(real, list(roles), maps, own)
 
 
@@ -292,8 +296,8 @@ def _without_flips(config: LearnConfig, schemes: Schemes) -> LearnConfig:
     return config.evolve(synthesis__flip=0.0)
 
 
-def _load_all(loaders: Sequence[Any], tell: Any) -> list[Any]:
-    """Run all loaders; if any fail, raise one error that lists every reason."""
+def _load_all(loaders: Sequence[Any], tell: Any) -> tuple[list[Any], list[L2SError]]:
+    """Run all loaders, whether some fail or not; return what they gave and what was wrong."""
     loaded, problems = [], []
     for done, load in enumerate(loaders, 1):
         try:
@@ -301,19 +305,37 @@ def _load_all(loaders: Sequence[Any], tell: Any) -> list[Any]:
         except L2SError as error:
             problems.append(error)
         tell(done)
+    return loaded, problems
+
+
+def _together(problems: Sequence[L2SError]) -> L2SError:
+    """One error for several."""
     if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        listed = "; ".join(str(problem) for problem in problems)
-        raise DatasetError(f"{len(problems)} files cannot be used: {listed}")
-    return loaded
+        return problems[0]
+    listed = "; ".join(str(problem) for problem in problems)
+    return DatasetError(f"{len(problems)} files cannot be used: {listed}")
+
+
+def _problems_of_maps(paths: Sequence[Path], schemes: Schemes) -> list[L2SError]:
+    """Find what is wrong with label maps, where the images are wrong already."""
+    loaders = [lambda path=path: _load_map(path, schemes).box_mm() for path in paths]
+    return _load_all(loaders, lambda _: None)[1]
 
 
 def _load_scan(image: Path, labels: Path, schemes: Schemes) -> _Labelled:
     volume, truth = load_image(image), load_labels(labels)
     check_same_grid(volume, truth)
     channels = schemes.real_to_target[schemes.real.to_channels(truth.data, source=labels)]
-    return _Labelled(labels=truth, channels=channels, structures=channels > 0, image=volume)
+    scan = _Labelled(labels=truth, channels=channels, structures=channels > 0, image=volume)
+    scan.box_mm()
+    return scan
+
+
+def _load_map(path: Path, schemes: Schemes) -> _Labelled:
+    volume = load_labels(path)
+    channels = schemes.maps.to_channels(volume.data, source=path)
+    structures = schemes.maps_to_target[channels] > 0
+    return _Labelled(labels=volume, channels=channels, structures=structures)
 
 
 def _grid_shape(
@@ -386,12 +408,8 @@ class _Builder:
 
     def label_map(self, path: Path) -> Array:
         """Read a label map as generation labels on the fine grid."""
-        volume = load_labels(path)
-        channels = self.schemes.maps.to_channels(volume.data, source=path)
-        scan = _Labelled(
-            labels=volume, channels=channels, structures=self.schemes.maps_to_target[channels] > 0
-        )
-        fine: Array = self._conform(scan, fine=True).labels(channels)
+        scan = _load_map(path, self.schemes)
+        fine: Array = self._conform(scan, fine=True).labels(scan.channels)
         if self.stripped:
             structures = self.schemes.maps_to_target[fine] > 0
             fine = np.where(structures | self._hull(structures), fine, 0)
