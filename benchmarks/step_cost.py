@@ -9,9 +9,8 @@ augmentation.
 """
 
 import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import _table
 import torch
@@ -98,19 +97,26 @@ def steps(shape: tuple[int, ...], device: str, precision: str) -> dict[str, Call
 
 
 def _peak(shape: tuple[int, ...], device: str, precision: str, name: str, queue: object) -> None:
-    """Peak memory of three steps, MiB, above what it takes to set them up."""
+    """Peak memory of three steps, MiB, above what is held before them."""
     run = steps(shape, device, precision)[name]
-    before = _memory(device)
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+    else:
+        # The peak that getrusage gives is inherited from the parent: reset it (Linux).
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
     for _ in range(3):
         run()
-    queue.put(_memory(device) - before)  # type: ignore[attr-defined]
+    on_gpu = device.startswith("cuda")
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _status("VmHWM")
+    queue.put(peak - before)  # type: ignore[attr-defined]
 
 
-def _memory(device: str) -> float:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+def _status(field: str) -> float:
+    """Memory of this process, MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 2**10 for line in lines if line.startswith(field))
 
 
 def main() -> None:
