@@ -95,6 +95,7 @@ def learn(
     from ..segmentation import Segmenter
 
     settings = LearnConfig.from_dict(config)
+    _check_lists(len(images), labels=labels, participants=participants, roles=roles)
     _check_roles(participants, roles)
     schemes = read_schemes(real_table, maps_table, label_mapping)
     show = _Progress(settings, enabled=progress)
@@ -141,14 +142,26 @@ def _checkpoint(folder: Path | None) -> Path | None:
     return Path(folder) / "training.safetensors"
 
 
+def _check_lists(count: int, **lists: Sequence[Any]) -> None:
+    for name, items in lists.items():
+        if len(items) != count:
+            raise ConfigError(
+                f"{name}: {len(items)} are given for {count} image(s); give one for each"
+            )
+
+
 def _check_roles(participants: Sequence[str], roles: Sequence[str]) -> None:
-    both = {p for p, r in zip(participants, roles, strict=True) if r == "learn"} & {
-        p for p, r in zip(participants, roles, strict=True) if r == "validate"
-    }
+    unknown = sorted(set(roles) - {"learn", "validate"})
+    if unknown:
+        raise ConfigError(f"roles: {unknown[0]!r} is unknown; available: 'learn', 'validate'")
+    learning, validating = (
+        {p for p, r in zip(participants, roles, strict=True) if r == role}
+        for role in ("learn", "validate")
+    )
+    both = sorted(learning & validating)
     if both:
         raise ConfigError(
-            f"{sorted(both)[0]} is to be learned from and validated on; "
-            "give each participant one role"
+            f"{both[0]} is to be learned from and validated on; give each participant one role"
         )
 
 
