@@ -91,10 +91,14 @@ def test_script_spares_a_foreign_folder(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return Template.load()
+
+
 @pytest.mark.slow
-def test_icbm_is_what_its_script_writes(tmp_path: Path) -> None:
+def test_icbm_is_what_its_script_writes(tmp_path: Path, template: Template) -> None:
     kept, name = bids_examples.path("icbm"), "sub-01"
-    template = Template.load()
     write_participant(tmp_path, name, template)
     label_maps = Path("derivatives", "labelmaps")
     write_label_map(tmp_path / label_maps, "sub-map01", template)
@@ -131,8 +135,8 @@ def test_icbm_carries_the_notice_of_the_templates(where: str) -> None:
 
 
 @pytest.mark.slow
-def test_template_labels_are_symmetric_and_of_human_size() -> None:
-    labels = Template.load().labels
+def test_template_labels_are_symmetric_and_of_human_size(template: Template) -> None:
+    labels = template.labels
     volume_ml = {int(index): np.sum(labels == index) / 1000 for index in np.unique(labels)}
     for left in range(2, 8):
         # The plane x = 0 belongs to the left.
