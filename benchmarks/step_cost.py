@@ -18,6 +18,7 @@ import torch
 from l2s_pydra.augmentation import build_augmentation
 from l2s_pydra.bilevel import hypergradient as hg
 from l2s_pydra.bilevel import updates
+from l2s_pydra.bilevel.passes import Predict
 from l2s_pydra.config import SynthesisConfig, preset
 from l2s_pydra.segmentation import Segmenter, build_loss
 from l2s_pydra.synthesis import GenerationLabels, Synthesizer
@@ -56,7 +57,7 @@ def steps(shape: tuple[int, ...], device: str, precision: str) -> dict[str, Call
     ).to(device)
     real, target, loss = sample.image.flip(0), sample.target, build_loss("ce_dice")
 
-    def value(predict: hg.Predict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def value(predict: Predict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         kind = torch.device(device).type
         with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
             logits = predict(x)
@@ -69,13 +70,13 @@ def steps(shape: tuple[int, ...], device: str, precision: str) -> dict[str, Call
         state = {"now": rule.init(list(net.parameters()))}
 
         def plain() -> None:
-            _, state["now"], _ = hg.plain_step(
+            state["now"] = hg.plain_step(
                 net,
                 rule,
                 state["now"],
                 loss=lambda predict: value(predict, sample.image, target),
                 learning_rate=1e-3,
-            )
+            ).state
 
         def bilevel() -> None:
             estimator = hg.Exact() if name == "exact" else hg.OneSidedDifference(epsilon=1e-2)

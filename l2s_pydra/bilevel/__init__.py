@@ -1,6 +1,14 @@
 """The two-level optimisation of Learn2Synth."""
 
-from .hypergradient import BilevelStep, Exact, Hypergradient, OneSidedDifference, plain_step
+from .hypergradient import (
+    BilevelStep,
+    CentralDifference,
+    Exact,
+    Hypergradient,
+    OneSidedDifference,
+    PlainStep,
+    plain_step,
+)
 from .self_check import Agreement, choose_estimator, compare
 from .state import TrainingState
 from .training import RealScan, Trainer, TrainingData
@@ -9,9 +17,11 @@ from .updates import UpdateRule, adam, adamw, sgd
 __all__ = [
     "Agreement",
     "BilevelStep",
+    "CentralDifference",
     "Exact",
     "Hypergradient",
     "OneSidedDifference",
+    "PlainStep",
     "RealScan",
     "Trainer",
     "TrainingData",

@@ -21,6 +21,7 @@ from ..segmentation import Segmenter, build_loss, dice_scores, predict_posterior
 from ..synthesis import Sample, SynthesisDraw, Synthesizer
 from . import hypergradient as hg
 from . import updates
+from .passes import Predict
 from .state import TrainingState
 
 __all__ = ["RealScan", "Trainer", "TrainingData"]
@@ -267,14 +268,15 @@ class Trainer:
         )
 
     def _plain(self, x: Tensor, y: Tensor, lr: float) -> dict[str, float]:
-        loss, self.state.phi_moments, norm = hg.plain_step(
+        step = hg.plain_step(
             self.segmenter,
             self.rule,
             self.state.phi_moments,
             loss=lambda predict: self._loss(predict, x, y),
             learning_rate=lr,
         )
-        return {"synthetic_loss": float(loss), "gradient_norm": float(norm)}
+        self.state.phi_moments = step.state
+        return {"synthetic_loss": float(step.loss), "gradient_norm": float(step.gradient_norm)}
 
     def _hypergradient(self, step: int, sample: Sample, lr: float) -> dict[str, float]:
         t = self.training
@@ -325,7 +327,7 @@ class Trainer:
         now: list[Tensor] = list(self.segmenter.parameters())
         torch._foreach_lerp_(average, now, 1 - decay)
 
-    def _loss(self, predict: hg.Predict, x: Tensor, y: Tensor) -> Tensor:
+    def _loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"
         ):

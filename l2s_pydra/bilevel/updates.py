@@ -2,8 +2,8 @@ r"""Optimiser steps as pure functions, and their derivatives.
 
 The hypergradient passes through one optimiser step :math:`\phi' = \mathrm{update}(\phi, g)`.
 For SGD, Adam and AdamW the Jacobian :math:`\partial\phi'/\partial g` is diagonal with a closed
-form, so no graph through the step is needed: an :class:`UpdateRule` is ``init``, ``update`` and
-``derivative``.
+form, so no graph through the step is needed: an :class:`UpdateRule` is ``init``, ``update``,
+``derivative`` and ``revert``.
 
 The steps are those of :mod:`torch.optim`; the split into pure functions is that of Optax
 (Babuschkin et al., 2020).
@@ -51,9 +51,20 @@ class _Derivative(Protocol):
     ) -> list[Tensor]: ...
 
 
+class _Revert(Protocol):
+    def __call__(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: State,
+        *,
+        learning_rate: float,
+    ) -> list[Tensor]: ...
+
+
 @attrs.frozen(kw_only=True)
 class UpdateRule:
-    r"""One optimiser: three functions over lists of tensors.
+    r"""One optimiser: four functions over lists of tensors.
 
     None of them records a graph, and none changes its arguments, with one exception that has to
     be asked for (``donate``).
@@ -69,6 +80,11 @@ class UpdateRule:
     r"""``derivative(vector, grads, params, new_state, *, learning_rate) -> u``, with
     :math:`u = (\partial\phi'/\partial g)^\top v`, elementwise. ``params`` are those *before* the
     step, ``new_state`` is the state *after* it."""
+    revert: _Revert
+    r"""``revert(new_params, grads, new_state, *, learning_rate) -> params``: :math:`\phi` from
+    :math:`\phi'`, to rounding, so that no copy of it has to be kept over the step."""
+    penalised: bool = False
+    """Whether ``derivative`` looks at ``params``: an L2 penalty is part of the gradient."""
 
 
 def _detached(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -153,7 +169,29 @@ def sgd(*, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 
         factor = 1 + momentum if nesterov else 1.0
         return list(torch._foreach_mul(_detached(vector), -learning_rate * factor))
 
-    return UpdateRule(init=init, update=update, derivative=derivative)
+    @torch.no_grad()
+    def revert(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: State,
+        *,
+        learning_rate: float,
+    ) -> list[Tensor]:
+        if momentum and not nesterov:
+            return list(torch._foreach_add(_detached(params), state["m"], alpha=learning_rate))
+        old = list(torch._foreach_add(_detached(params), _detached(grads), alpha=learning_rate))
+        if momentum:
+            torch._foreach_add_(old, state["m"], alpha=learning_rate * momentum)
+        if weight_decay:
+            torch._foreach_div_(old, 1 - learning_rate * weight_decay)
+        return old
+
+    return UpdateRule(
+        init=init,
+        update=update,
+        derivative=derivative,
+        revert=revert,
+    )
 
 
 def adam(
@@ -281,4 +319,25 @@ def _adam(
         torch._foreach_mul_(jacobian, _detached(vector))
         return list(jacobian)
 
-    return UpdateRule(init=init, update=update, derivative=derivative)
+    @torch.no_grad()
+    def revert(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: State,
+        *,
+        learning_rate: float,
+    ) -> list[Tensor]:
+        _, d = denominators(state)
+        rate = learning_rate / (1 - beta1 ** state["step"])
+        old = list(torch._foreach_addcdiv(_detached(params), state["m"], d, value=rate))
+        if decoupled_decay:
+            torch._foreach_div_(old, 1 - learning_rate * decoupled_decay)
+        return old
+
+    return UpdateRule(
+        init=init,
+        update=update,
+        derivative=derivative,
+        revert=revert,
+        penalised=bool(coupled_decay),
+    )

@@ -93,10 +93,10 @@ def _learn_sigma(seed):
         if step < WARMUP or step % EVERY:
             with torch.no_grad():
                 image = augmentation(batch)
-            _, state, _ = plain_step(
+            state = plain_step(
                 segmenter, rule, state, learning_rate=1e-3,
                 loss=lambda predict, x=image, f=synthetic_loss: f(predict, x, slice(None)),
-            )  # fmt: skip
+            ).state  # fmt: skip
             continue
         chosen = torch.randint(len(real), (REAL_BATCH,), generator=generator)
         result = estimator(
