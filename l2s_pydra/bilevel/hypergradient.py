@@ -56,6 +56,7 @@ from .passes import (
     apply_clip,
     assign,
     clip_factor,
+    copied_buffers,
     differentiate_clip,
     exchanged,
     gradients,
@@ -207,10 +208,12 @@ class Hypergradient(abc.ABC):
             micro_batch=_size(micro_batch, len(image)),
         )
         phi = list(synthetic.params.values())
+        restore_buffers = copied_buffers(segmenter)
         loss, grads, kept = self._differentiate(synthetic)
         _reduce(reduce, [loss, *grads])
         gradient_norm = norm_of(grads)
         if not _finite(loss, gradient_norm):
+            restore_buffers()
             return BilevelStep(
                 synthetic_loss=loss,
                 real_loss=torch.full_like(loss, torch.nan),
@@ -496,10 +499,12 @@ def plain_step(
     PlainStep
     """
     params = list(trainable(segmenter).values())
+    restore_buffers = copied_buffers(segmenter)
     value, grads = _accumulated(loss, segmenter, params)
     _reduce(reduce, [value, *grads])
     norm = norm_of(grads)
     if not _finite(value, norm):
+        restore_buffers()
         return PlainStep(loss=value, state=state, gradient_norm=norm, skipped=True)
     apply_clip(grads, clip_factor(norm, max_gradient_norm))
     new, state = rule.update(grads, state, params, learning_rate=learning_rate, donate=True)

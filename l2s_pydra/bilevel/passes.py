@@ -17,6 +17,7 @@ __all__ = [
     "apply_clip",
     "assign",
     "clip_factor",
+    "copied_buffers",
     "differentiate_clip",
     "exchanged",
     "gradients",
@@ -194,16 +195,32 @@ def exchanged(
             param.requires_grad_()
 
 
+def copied_buffers(module: nn.Module) -> Callable[[], None]:
+    """Copy the buffers (running statistics) and return what puts them back as they were."""
+    before = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+
+    @torch.no_grad()
+    def restore() -> None:
+        for owner, name, buffer, value in before:
+            buffer.copy_(value)
+            # Some modules put another tensor in the place of a buffer.
+            setattr(owner, name, buffer)
+
+    return restore
+
+
 @contextlib.contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
     """Let buffers (running statistics) come out of the block as they went in."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    restore = copied_buffers(module)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+        restore()
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
