@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 MODES = ("learn2synth", "synthseg", "supervised")
+ESTIMATORS = ("auto", "exact", "one_sided_difference", "central_difference")
 PRESETS = ("quick", "default", "paper")
 _T = TypeVar("_T")
 _positive: Any = validators.gt(0)
@@ -110,6 +111,8 @@ class SegmenterConfig:
     """Nonlinearity (the paper: ELU)."""
     norm: str = attrs.field(default="none", validator=validators.in_(("none", "instance", "group")))
     """Normalisation (the paper: none)."""
+    pooling: str = attrs.field(default="average", validator=validators.in_(("average", "max")))
+    """Between levels; maxima have kinks that the difference estimators do not see through."""
     coordinates: bool = False
     """Append centred voxel coordinates to the input."""
     subvoxel: int = attrs.field(default=1, validator=validators.in_((1, 2, 3, 4)))
@@ -139,6 +142,13 @@ class TrainingConfig:
     """Synthetic (or, supervised, real) images per step."""
     real_batch_size: int = attrs.field(default=1, validator=_count)
     """Real images per hypergradient."""
+    micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    """Most images in one pass of the network; gradients are accumulated over the batch."""
+    checkpoint_activations: bool = False
+    """Keep fewer activations and compute them again in the backward passes: less memory, more
+    time."""
+    compile: bool = False
+    """Compile the segmenter (``torch.compile``) where passes are first-order."""
     loss: str = attrs.field(
         default="ce_dice", validator=validators.in_(("ce", "dice", "ce_dice", "logit_mse"))
     )
@@ -163,12 +173,14 @@ class TrainingConfig:
         default=0.99, validator=validators.and_(validators.ge(0), validators.lt(1))
     )
     """Decay of the exponential average of phi's iterates, which is what is validated and kept."""
-    estimator: str = attrs.field(
-        default="one_sided_difference", validator=validators.in_(("exact", "one_sided_difference"))
-    )
-    """How the hypergradient is computed."""
-    epsilon: float = attrs.field(default=1e-2, validator=_positive)
-    """Norm of the parameters' displacement in the difference estimator."""
+    estimator: str = attrs.field(default="auto", validator=validators.in_(ESTIMATORS))
+    """How the hypergradient is computed; ``auto`` tries them on small crops and takes the cheapest
+    that is right."""
+    epsilon: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    """Norm of the parameters' displacement in the difference estimators; chosen by trial if not
+    given."""
+    estimator_tolerance: float = attrs.field(default=0.1, validator=_positive)
+    """Relative error up to which ``auto`` takes a difference estimator for right."""
     hypergradient_every: int = attrs.field(default=1, validator=_count)
     """k: a hypergradient at each learned draw whose step number is a multiple of k."""
     synthetic_fraction: float = attrs.field(
@@ -179,6 +191,20 @@ class TrainingConfig:
         default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
     )
     """r: fraction of the real batch in the outer loss."""
+    theta_gradient_clip: float | None = attrs.field(
+        default=None, validator=validators.optional(_positive)
+    )
+    """Largest norm of theta's gradient; longer ones are scaled."""
+    theta_trust: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    """Largest change of any entry of (unconstrained) theta in one step; longer steps are
+    shortened."""
+    gradient_clip: float | None = attrs.field(
+        default=None, validator=validators.optional(_positive)
+    )
+    """Largest norm of the segmenter's gradient; longer ones are scaled, and the hypergradient
+    takes this into account."""
+    stop_after_skipped: int = attrs.field(default=25, validator=_count)
+    """Steps in a row without a finite loss and gradient (they are skipped) that end the run."""
     wide_share: float = attrs.field(default=0.6, validator=_share)
     """Share of draws that keep the generator's wide ranges instead of A_theta; only for
     augmentations that replace the generator's intensities (``contrast``)."""

@@ -1,28 +1,48 @@
 """Choose the hypergradient estimator by trying it, not by a constant.
 
 How well a difference of gradients approximates the mixed derivative depends on activation,
-normalisation, loss and precision; and so does the best displacement. A few steps on a small crop,
+normalisation, loss and precision; and so does the best displacement. A few steps on small images,
 on copies of the segmenter, tell.
 """
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from .hypergradient import BilevelStep, Exact, Hypergradient, OneSidedDifference
+from .hypergradient import BilevelStep, CentralDifference, Exact, Hypergradient, OneSidedDifference
 
-__all__ = ["Agreement", "Attempt", "choose_estimator", "compare"]
+__all__ = [
+    "EPSILONS",
+    "Agreement",
+    "Attempt",
+    "Choice",
+    "candidates",
+    "choose_estimator",
+    "compare",
+    "describe",
+    "estimator_from",
+]
 
 _LOG = logging.getLogger(__name__)
 
-Attempt = Callable[[Hypergradient, nn.Module, dict[str, Any], bool], BilevelStep]
-"""``attempt(estimator, segmenter, state, precise)`` runs one step of the two levels, always with the
-same images; in fp32 if ``precise``, else in the precision of training."""
+EPSILONS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+"""Displacements of phi that are tried, as norms. With shorter ones a network with kinks may pass
+for smooth, if on the small images of a check none of them happens to be crossed."""
+
+Attempt = Callable[[Hypergradient, nn.Module, dict[str, Any]], BilevelStep]
+"""``attempt(estimator, segmenter, state)`` runs one step of the two levels, always with the same
+images, in the precision of training."""
+
+_NAMES: dict[str, type[Hypergradient]] = {
+    "exact": Exact,
+    "central_difference": CentralDifference,
+    "one_sided_difference": OneSidedDifference,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +53,57 @@ class Agreement:
     """Cosine of the angle between them."""
     error: float
     """Norm of the difference over the norm of the exact one."""
+
+
+@attrs.frozen(kw_only=True)
+class Choice:
+    """An estimator, and why it is the one to use."""
+
+    estimator: Hypergradient
+    """The first of the candidates that is right."""
+    agreement: Agreement
+    """Of this estimator with the exact hypergradient in full precision."""
+    reason: str
+    """One sentence."""
+    tried: tuple[tuple[Hypergradient, Agreement], ...]
+    """All that were tried, in order."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a log or a file; :func:`estimator_from` is the way back."""
+        return {
+            **describe(self.estimator),
+            **attrs.asdict(self.agreement),
+            "reason": self.reason,
+            "tried": [
+                {**describe(estimator), **attrs.asdict(agreement)}
+                for estimator, agreement in self.tried
+            ],
+        }
+
+
+def describe(estimator: Hypergradient) -> dict[str, Any]:
+    """Name and settings of an estimator as plain values.
+
+    Examples
+    --------
+    >>> describe(OneSidedDifference(0.01))
+    {'estimator': 'one_sided_difference', 'epsilon': 0.01}
+    """
+    name = next(name for name, kind in _NAMES.items() if isinstance(estimator, kind))
+    return {"estimator": name, **attrs.asdict(estimator)}  # type: ignore[arg-type]
+
+
+def estimator_from(values: dict[str, Any]) -> Hypergradient:
+    """Return the estimator that :func:`describe` described; other keys are ignored.
+
+    Examples
+    --------
+    >>> estimator_from({"estimator": "exact", "recompute": True, "error": 0.0})
+    Exact(recompute=True, full_precision=False)
+    """
+    kind = _NAMES[values["estimator"]]
+    names = {field.name for field in attrs.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in values.items() if key in names})
 
 
 def compare(found: Sequence[Tensor], exact: Sequence[Tensor]) -> Agreement:
@@ -59,57 +130,125 @@ def compare(found: Sequence[Tensor], exact: Sequence[Tensor]) -> Agreement:
     return Agreement(cosine=float(a @ b / norms), error=float(error))
 
 
+def candidates(
+    *,
+    mixed_precision: bool,
+    epsilons: Sequence[float] = EPSILONS,
+    recompute: bool = False,
+    names: Sequence[str] = ("one_sided_difference", "central_difference", "exact"),
+) -> list[list[Hypergradient]]:
+    """Return what to try: groups from cheap to costly, that differ within a group by epsilon.
+
+    Parameters
+    ----------
+    mixed_precision : bool
+        Whether training runs under autocast; then estimators in full precision are tried too.
+    epsilons : sequence of float
+        Displacements of the differences.
+    recompute : bool, default=False
+        Of :class:`Exact`.
+    names : sequence of str
+        Kinds of estimators to try.
+
+    Examples
+    --------
+    >>> [len(group) for group in candidates(mixed_precision=False, epsilons=(0.01, 0.1))]
+    [2, 2, 1]
+    """
+    groups: dict[str, list[list[Hypergradient]]] = {
+        "one_sided_difference": [[OneSidedDifference(e) for e in epsilons]],
+        "central_difference": [[CentralDifference(e) for e in epsilons]],
+        "exact": [[Exact(recompute=recompute)]],
+    }
+    if mixed_precision:
+        groups["central_difference"].append(
+            [CentralDifference(e, full_precision=True) for e in epsilons]
+        )
+        groups["exact"].append([Exact(recompute=recompute, full_precision=True)])
+    return [group for name, several in groups.items() if name in names for group in several]
+
+
 def choose_estimator(
-    attempt: Attempt,
+    attempts: Sequence[Attempt],
     segmenter: nn.Module,
     state: dict[str, Any],
+    groups: Sequence[Sequence[Hypergradient]],
     *,
-    epsilons: Sequence[float] = (1e-3, 1e-2, 1e-1),
     largest_error: float = 0.1,
-) -> tuple[Hypergradient, Agreement]:
+) -> Choice:
     """Return the cheapest estimator that is right on the images at hand, and say so in the log.
 
     Parameters
     ----------
-    attempt : callable
-        Runs one step; see :data:`Attempt`.
+    attempts : sequence of callables
+        Each runs one step, on images of its own; see :data:`Attempt`. The error is that of their
+        hypergradients taken together.
     segmenter : Module
         Left as it is; the steps run on copies.
     state : dict
         State of the update rule, left as it is.
-    epsilons : sequence of float
-        Displacements of :class:`OneSidedDifference` to try.
+    groups : sequence of sequences of Hypergradient
+        What to try, from cheap to costly; see :func:`candidates`. Of a group, the one of the
+        smallest error counts; the last group is taken whatever its error.
     largest_error : float, default=0.1
-        Relative error above which :class:`Exact` is chosen.
+        Relative error, against :class:`Exact` in full precision, up to which a group is taken.
 
     Returns
     -------
-    estimator : Hypergradient
-        The one-sided difference of the smallest error, or :class:`Exact`.
-    agreement : Agreement
-        Of that difference with the exact hypergradient, also where it was rejected.
+    Choice
     """
+    reference: list[Tensor] = []
 
-    def gradient(estimator: Hypergradient, *, precise: bool) -> list[Tensor]:
-        trial = copy.deepcopy(segmenter), copy.deepcopy(state)
-        return attempt(estimator, *trial, precise).theta_gradient
+    def gradients(estimator: Hypergradient) -> list[Tensor]:
+        found: list[Tensor] = []
+        for attempt in attempts:
+            trial = copy.deepcopy(segmenter), copy.deepcopy(state)
+            found += attempt(estimator, *trial).theta_gradient
+        return found
 
-    exact = gradient(Exact(), precise=True)
-    agreements = {
-        epsilon: compare(gradient(OneSidedDifference(epsilon), precise=False), exact)
-        for epsilon in epsilons
-    }
-    epsilon, best = min(agreements.items(), key=lambda item: _rank(item[1].error))
-    chosen = OneSidedDifference(epsilon) if best.error <= largest_error else Exact()
-    _LOG.info(
-        "hypergradient: %s; the one-sided difference with epsilon %g has relative error %.2g and "
-        "cosine %.4f to the exact one",
-        chosen,
-        epsilon,
-        best.error,
-        best.cosine,
-    )
-    return chosen, best
+    recompute = any(isinstance(e, Exact) and e.recompute for group in groups for e in group)
+    reference = gradients(Exact(recompute=recompute, full_precision=True))
+    tried: list[tuple[Hypergradient, Agreement]] = []
+    for rest, best in _best_of_groups(groups, gradients, reference, tried):
+        estimator, agreement = best
+        right = agreement.error <= largest_error
+        if right or not rest:
+            break
+    reason = _reason(agreement, tried, largest_error, right=right)
+    choice = Choice(estimator=estimator, agreement=agreement, reason=reason, tried=tuple(tried))
+    level = logging.INFO if right else logging.WARNING
+    _LOG.log(level, "hypergradient: %s; %s", estimator, reason)
+    return choice
+
+
+def _best_of_groups(
+    groups: Sequence[Sequence[Hypergradient]],
+    gradients: Callable[[Hypergradient], list[Tensor]],
+    reference: Sequence[Tensor],
+    tried: list[tuple[Hypergradient, Agreement]],
+) -> Iterator[tuple[int, tuple[Hypergradient, Agreement]]]:
+    for number, group in enumerate(groups, 1):
+        results = [(e, compare(gradients(e), reference)) for e in group]
+        tried += results
+        yield len(groups) - number, min(results, key=lambda item: _rank(item[1].error))
+
+
+def _reason(
+    agreement: Agreement,
+    tried: Sequence[tuple[Hypergradient, Agreement]],
+    largest_error: float,
+    *,
+    right: bool,
+) -> str:
+    found = f"relative error {agreement.error:.2g}, cosine {agreement.cosine:.4f} to the exact one"
+    if not right:
+        return f"{found}: above {largest_error:g}, and nothing else was allowed"
+    rejected = {describe(e)["estimator"] for e, a in tried if a.error > largest_error or a != a}
+    rejected -= {describe(tried[-1][0])["estimator"]}
+    if not rejected:
+        return f"{found}: the cheapest that was tried is right"
+    best = min((a.error for e, a in tried if describe(e)["estimator"] in rejected), key=_rank)
+    return f"{found}; {' and '.join(sorted(rejected))} had an error of {best:.2g} at best"
 
 
 def _rank(error: float) -> float:

@@ -43,6 +43,16 @@ class TrainingState:
     """State of the update rule of theta."""
     theta_steps: int = 0
     """Hypergradient steps done."""
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite; they changed nothing."""
+    skipped_in_a_row: int = 0
+    """How many of them were the last ones."""
+    theta_skipped: int = 0
+    """Hypergradients that were not finite; theta stayed."""
+    theta_skipped_in_a_row: int = 0
+    """How many of them were the last ones."""
+    checks: list[dict[str, Any]] = attrs.field(factory=list)
+    """How the estimator of the hypergradient was chosen, each time."""
     best_dice: float = -1.0
     """Macro Dice on validation of ``phi_best``; -1 before the first validation."""
     best_step: int = 0

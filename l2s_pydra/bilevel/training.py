@@ -8,20 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..augmentation import Augmentation, build_augmentation
 from ..config import LearnConfig
 from ..errors import ConfigError, TrainingError
-from ..normalisation import normalise
 from ..segmentation import Segmenter, build_loss, dice_scores, predict_posteriors
-from ..synthesis import Sample, SynthesisDraw, Synthesizer
+from ..synthesis import Sample
 from . import hypergradient as hg
-from . import updates
-from .passes import Predict
+from . import self_check, updates
+from .batches import Batches, RealScan, TrainingData
+from .passes import Loss, Predict
+from .processes import Processes
 from .state import TrainingState
 
 __all__ = ["RealScan", "Trainer", "TrainingData"]
@@ -29,41 +30,15 @@ __all__ = ["RealScan", "Trainer", "TrainingData"]
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[Mapping[str, Any]], None]
-_STREAMS = {"synthetic": 1, "choice": 2, "real": 3, "spatial": 4}
 
-
-@attrs.frozen(kw_only=True, eq=False)
-class RealScan:
-    """A labelled real image on the working and on the fine grid, RAS orientation."""
-
-    name: str
-    """Participant and image."""
-    image: Tensor
-    """(*S,) float32 on the working grid, any intensity unit."""
-    target: Tensor
-    """(K, *S) share of each class in each voxel."""
-    fine_image: Tensor
-    """(*F,) float32."""
-    fine_channels: Tensor
-    """(*F,) uint8 or int16 class of each voxel."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class TrainingData:
-    """What a run trains on; learning and validation scans are of different participants."""
-
-    synthesizer: Synthesizer
-    """Draws from all label maps."""
-    own: Sequence[int]
-    """Which label maps are those of the learning participants."""
-    learn: Sequence[RealScan]
-    """Scans of the outer level (2-D: slices); the training images of ``supervised``."""
-    validate: Sequence[RealScan]
-    """Scans for selection, always whole volumes."""
-    statistics: Mapping[str, tuple[float, float]]
-    """Mean and standard deviation of each intensity group in the learning scans, in [0, 1]."""
-    opposite: Sequence[int]
-    """Channel on the other side of the body."""
+_CHECKS = 4
+"""How often the estimator is chosen: when theta first moves, and at each quarter of what is left."""
+_TRIALS = 2
+"""Draws that the estimators are compared on."""
+_CHECK_SIDE = {2: 128, 3: 48}
+"""Largest side of the images they are compared on, voxels."""
+_CHECK_STREAM = 2 * 10**9
+"""Steps whose batches are for comparisons only start here."""
 
 
 class Trainer:
@@ -81,6 +56,15 @@ class Trainer:
         Where the networks live.
     checkpoint : Path, optional
         File to resume from, if it exists, and to write to.
+    processes : Processes, optional
+        The processes that share the batches; see :func:`~l2s_pydra.bilevel.processes.joined`.
+
+    Raises
+    ------
+    ConfigError
+        If the processes cannot share a batch evenly.
+    TrainingError
+        If the checkpoint is of another run, or damaged.
 
     References
     ----------
@@ -95,29 +79,37 @@ class Trainer:
         n_classes: int,
         device: torch.device | str = "cpu",
         checkpoint: Path | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config, self.data = config, data
         self.training = config.training
         self.device = torch.device(device)
+        self.processes = processes or Processes()
+        _check_shares(self.training.batch_size, self.processes.size)
         if self.device.type == "cuda" and self.training.precision == "fp32":
             # TF32 would drown the difference of two gradients.
             torch.backends.cudnn.allow_tf32 = False
         self.checkpoint = checkpoint
         self.n_classes = n_classes
-        self._own = sorted(set(data.own))
-        self._others = sorted(set(range(len(data.synthesizer.label_maps))) - set(self._own))
+        self.batches = Batches(
+            config=self.training, data=data, device=self.device, processes=self.processes
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
             self.averaged = Segmenter(config.segmenter, n_classes).to(self.device)
             self.augmentation = self._build_augmentation()
         self.segmenter.to(memory_format=self.segmenter.layout)  # type: ignore[call-overload]
+        self.segmenter.unet.checkpointing = self.training.checkpoint_activations
         self.averaged.load_state_dict(self.segmenter.state_dict())
+        # Compiled or not, the parameters are the same.
+        self._first_order: nn.Module = self.segmenter
+        if self.training.compile:
+            self._first_order = torch.compile(self.segmenter, dynamic=False)  # type: ignore[assignment]
         self.theta_start = self.augmentation.describe()
         self.loss = build_loss(self.training.loss)
         self.rule = _rule(config)
         self.theta_rule = updates.adam()
-        self.estimator = _estimator(config)
         self.identity = _identity(config, data)
         self.state = self._start()
 
@@ -179,7 +171,7 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If the loss is not finite.
+            If too many steps in a row had a loss or a gradient that was not finite.
         """
         t, state = self.training, self.state
         clock = time.monotonic() - state.seconds
@@ -187,26 +179,29 @@ class Trainer:
         every = max(1, min(t.validate_every, t.steps // 400))
         while state.step < t.steps:
             values = self._step(state.step)
-            if not math.isfinite(values["synthetic_loss"]):
-                raise TrainingError(
-                    f"the loss is not finite at step {state.step + 1}; "
-                    "lower the learning rate or train in fp32"
-                )
+            self._stop_if_lost()
             for key, value in values.items():
-                sums.setdefault(key, []).append(value)
+                if math.isfinite(value):
+                    sums.setdefault(key, []).append(value)
             state.step += 1
             state.seconds = time.monotonic() - clock
             last = state.step == t.steps
             validates = last or state.step % t.validate_every == 0
             saves = last or state.step % t.checkpoint_every == 0
-            row = {"step": float(state.step), "seconds": state.seconds, **values}
+            row = {
+                "step": float(state.step),
+                "seconds": state.seconds,
+                **values,
+                "skipped_steps": float(state.skipped + state.theta_skipped),
+            }
             if validates:
                 row["validation_dice"] = self._validate()
             # A window of the log ends at a checkpoint: what follows may be run by another session.
             if validates or saves or state.step % every == 0:
                 means = {key: float(np.mean(v)) for key, v in sums.items()}
                 theta = {f"theta/{k}": v for k, v in self.augmentation.describe().items()}
-                state.history.append({**row, **means, **theta})
+                known = {key: value for key, value in row.items() if math.isfinite(value)}
+                state.history.append({**known, **means, **theta})
                 sums.clear()
             if progress is not None:
                 progress(
@@ -226,18 +221,34 @@ class Trainer:
         state = self.state
         state.phi, state.theta = self.segmenter.state_dict(), self.augmentation.state_dict()
         state.phi_average = self.averaged.state_dict()
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.processes.first:
             state.save(self.checkpoint)
+
+    def _stop_if_lost(self) -> None:
+        """Give up where nothing but skipping is left."""
+        state, most = self.state, self.training.stop_after_skipped
+        streak = max(state.skipped_in_a_row, state.theta_skipped_in_a_row)
+        last = state.step + 1 == self.training.steps
+        if streak < most and not (last and 2 * state.skipped > self.training.steps):
+            return
+        what = "loss" if state.skipped_in_a_row == streak else "hypergradient"
+        kept = "no checkpoint was written yet"
+        if self.checkpoint is not None and self.checkpoint.exists():
+            kept = f"{self.checkpoint} holds the last checkpoint before"
+        raise TrainingError(
+            f"the {what} was not finite {streak} times in a row, up to step {state.step + 1}; lower "
+            f"training.learning_rate, set training.gradient_clip or train in fp32 ({kept})"
+        )
 
     def _step(self, step: int) -> dict[str, float]:
         t = self.training
         lr = _learning_rate(t.learning_rate, step, t.steps, t.schedule)
         if t.mode == "supervised":
-            x, y = self.real_batch(step, t.batch_size, augmented=True)
+            x, y = self.batches.real(step, t.batch_size, augmented=True)
             values = self._plain(x, y, lr)
         else:
             learned = self._is_learned(step)
-            sample = self.sample(step, appearance=not (learned and self._replaces))
+            sample = self.batches.sample(step, appearance=not (learned and self._replaces))
             if learned and self._moves_theta(step):
                 values = self._hypergradient(step, sample, lr)
             else:
@@ -257,7 +268,7 @@ class Trainer:
             return True
         if self.training.mode == "synthseg":
             return False
-        return bool(self._rng("choice", step).random() >= self.training.wide_share)
+        return self.batches.chance(step) >= self.training.wide_share
 
     def _moves_theta(self, step: int) -> bool:
         t = self.training
@@ -269,34 +280,43 @@ class Trainer:
 
     def _plain(self, x: Tensor, y: Tensor, lr: float) -> dict[str, float]:
         step = hg.plain_step(
-            self.segmenter,
+            self._first_order,
             self.rule,
             self.state.phi_moments,
-            loss=lambda predict: self._loss(predict, x, y),
+            loss=self._losses(x, y),
             learning_rate=lr,
+            max_gradient_norm=self.training.gradient_clip,
+            reduce=self.processes.mean,
         )
         self.state.phi_moments = step.state
+        self._count_skipped(step.skipped)
         return {"synthetic_loss": float(step.loss), "gradient_norm": float(step.gradient_norm)}
 
     def _hypergradient(self, step: int, sample: Sample, lr: float) -> dict[str, float]:
         t = self.training
+        estimator = self._estimator(step, lr)
         count = max(1, round(t.real_fraction * t.real_batch_size))
-        x_real, y_real = self.real_batch(step, count, augmented=False)
+        x_real, y_real = self.batches.real(step, count, augmented=False)
         theta = list(self.augmentation.parameters())
-        result = self.estimator(
-            self.segmenter,
+        result = estimator(
+            self._first_order if estimator.first_order else self.segmenter,
             self.rule,
             self.state.phi_moments,
-            augment=lambda: self.augmentation(sample),
+            augment=lambda: self._augment(sample),
             synthetic_loss=lambda predict, x, part: self._loss(predict, x, sample.target[part]),
-            real_loss=lambda predict: self._loss(predict, x_real, y_real),
+            real_loss=self._losses(x_real, y_real),
             theta=theta,
             learning_rate=lr,
             synthetic_fraction=t.synthetic_fraction,
+            micro_batch=t.micro_batch_size,
+            max_gradient_norm=t.gradient_clip,
+            reduce=self.processes.mean,
         )
         self.state.phi_moments = result.state
-        self._update_theta(theta, result.theta_gradient)
-        norm = math.sqrt(sum(float(g.double().square().sum()) for g in result.theta_gradient))
+        self._count_skipped(result.skipped)
+        norm = math.nan
+        if not result.skipped:
+            norm = self._update_theta(theta, result.theta_gradient)
         return {
             "synthetic_loss": float(result.synthetic_loss),
             "real_loss": float(result.real_loss),
@@ -304,21 +324,44 @@ class Trainer:
             "theta_gradient_norm": norm,
         }
 
+    def _augment(self, sample: Sample) -> Tensor:
+        if self.training.checkpoint_activations:
+            made: Tensor = checkpoint(self.augmentation, sample, use_reentrant=False)
+            return made
+        image: Tensor = self.augmentation(sample)
+        return image
+
+    def _count_skipped(self, skipped: bool) -> None:
+        state = self.state
+        state.skipped += skipped
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
+        if skipped:
+            logger.warning("step %d skipped: its loss or gradient is not finite", state.step + 1)
+
     @torch.no_grad()
-    def _update_theta(self, theta: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
-        if not all(bool(torch.isfinite(g).all()) for g in gradient):
-            logger.warning("hypergradient is not finite at step %d; skipped", self.state.step)
-            return
+    def _update_theta(self, theta: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> float:
+        """Move theta; return the norm of its gradient."""
         t, state = self.training, self.state
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradient))
+        finite = math.isfinite(norm)
+        state.theta_skipped += not finite
+        state.theta_skipped_in_a_row = 0 if finite else state.theta_skipped_in_a_row + 1
+        if not finite:
+            logger.warning("theta stays at step %d: its gradient is not finite", state.step + 1)
+            return norm
+        if t.theta_gradient_clip is not None and norm > t.theta_gradient_clip:
+            gradient = [g * (t.theta_gradient_clip / norm) for g in gradient]
         new, state.theta_moments = self.theta_rule.update(
             gradient, state.theta_moments, theta, learning_rate=t.theta_learning_rate
         )
+        share = _trusted(theta, new, t.theta_trust)
         for parameter, value in zip(theta, new, strict=True):
-            parameter.copy_(value)
+            parameter.copy_(value if share == 1 else parameter.lerp(value, share))
         state.theta_steps += 1
         decay = min(t.theta_average, state.theta_steps / (state.theta_steps + 1))
         for key, value in self.augmentation.state_dict().items():
             state.theta_average[key].lerp_(value, 1 - decay)
+        return norm
 
     @torch.no_grad()
     def _average_phi(self, step: int) -> None:
@@ -334,54 +377,79 @@ class Trainer:
             logits = predict(x)
         return self.loss(logits.float(), y)
 
-    # ------------------------------------------------------------------ data
-
-    def _rng(self, stream: str, step: int) -> np.random.Generator:
-        return np.random.default_rng([self.training.seed, _STREAMS[stream], step])
-
-    def draws(self, step: int, *, appearance: bool = True) -> list[SynthesisDraw]:
-        """Draw what the synthetic batch of a step is made from."""
-        rng, own, others = self._rng("synthetic", step), self._own, self._others
-        draws = []
-        for _ in range(self.training.batch_size):
-            pick_own = rng.random() < self.training.own_label_share
-            pool = (own if pick_own else others) or own or others
-            draws.append(
-                self.data.synthesizer.draw(
-                    int(rng.integers(2**53)),
-                    label_map=int(rng.choice(pool)),
-                    appearance=appearance,
-                )
+    def _losses(self, x: Tensor, y: Tensor) -> list[Loss]:
+        """Losses of micro-batches, whose sum is the mean loss of the batch."""
+        size = min(self.training.micro_batch_size or len(x), len(x))
+        pieces = [slice(start, start + size) for start in range(0, len(x), size)]
+        if len(pieces) == 1:
+            return [lambda predict: self._loss(predict, x, y)]
+        return [
+            lambda predict, part=part: (  # type: ignore[misc]
+                self._loss(predict, x[part], y[part]) * (len(x[part]) / len(x))
             )
-        return draws
+            for part in pieces
+        ]
 
-    def sample(self, step: int, *, appearance: bool = True) -> Sample:
-        """Render the synthetic batch of a step."""
-        return self.data.synthesizer.render(self.draws(step, appearance=appearance), self.device)
+    # ------------------------------------------------------------------ the estimator
 
-    def real_batch(self, step: int, count: int, *, augmented: bool) -> tuple[Tensor, Tensor]:
-        """Draw real images and their targets: (B, 1, *S), (B, K, *S).
+    def _estimator(self, step: int, lr: float) -> hg.Hypergradient:
+        """How this step's hypergradient is computed: as asked for, or as the last check chose."""
+        t, checks = self.training, self.state.checks
+        recompute = t.checkpoint_activations
+        if t.estimator == "exact":
+            return hg.Exact(recompute=recompute)
+        if t.estimator != "auto" and t.epsilon is not None:
+            return self_check.estimator_from({"estimator": t.estimator, "epsilon": t.epsilon})
+        done = (step - t.theta_warmup_steps) / max(1, t.steps - t.theta_warmup_steps)
+        if not checks or len(checks) <= math.floor(_CHECKS * done):
+            # A check counts for all that were due before it.
+            due = math.floor(_CHECKS * done) + 1
+            choice = self.processes.same(self._check(step, lr).to_dict())
+            checks += [{"step": step, **choice}] * (due - len(checks))
+        return self_check.estimator_from(checks[-1])
 
-        ``augmented`` deforms them and changes their appearance as the generator would (for
-        supervised training); otherwise they are only mirrored at random.
-        """
-        rng, scans = self._rng("real", step), self.data.learn
-        images, targets = [], []
-        order = rng.permutation(len(scans))
-        for i in range(count):
-            scan = scans[int(order[i % len(scans)])]
-            if augmented:
-                draw = self.data.synthesizer.draw(int(rng.integers(2**53)))
-                image, target = self.data.synthesizer.augment(
-                    scan.fine_image, scan.fine_channels, draw, opposite=self.data.opposite
-                )
-            else:
-                image, target = normalise(scan.image[None, None])[0, 0], scan.target
-                if rng.random() < self.data.synthesizer.config.flip:
-                    image, target = image.flip(0), target.flip(1)[list(self.data.opposite)]
-            images.append(image)
-            targets.append(target)
-        return torch.stack(images)[:, None].to(self.device), torch.stack(targets).to(self.device)
+    def _check(self, step: int, lr: float) -> self_check.Choice:
+        """Compare the estimators on small crops, with the network as it is now."""
+        t = self.training
+        epsilons = self_check.EPSILONS if t.epsilon is None else (t.epsilon,)
+        every = {} if t.estimator == "auto" else {"names": (t.estimator,)}
+        groups = self_check.candidates(
+            mixed_precision=t.precision != "fp32",
+            epsilons=epsilons,
+            recompute=t.checkpoint_activations,
+            **every,
+        )
+        first = _CHECK_STREAM + _TRIALS * step
+        return self_check.choose_estimator(
+            [self._attempt(first + i, lr) for i in range(_TRIALS)],
+            self.segmenter,
+            self.state.phi_moments,
+            groups,
+            largest_error=t.estimator_tolerance,
+        )
+
+    def _attempt(self, step: int, lr: float) -> self_check.Attempt:
+        sample = self.batches.sample(step, appearance=not self._replaces, count=1)
+        x_real, y_real = (b[:1] for b in self.batches.real(step, 1, augmented=False))
+        middle = _middle(x_real.shape[2:], _CHECK_SIDE[x_real.ndim - 2], self.segmenter.multiple)
+
+        def attempt(
+            estimator: hg.Hypergradient, segmenter: nn.Module, state: dict[str, Any]
+        ) -> hg.BilevelStep:
+            return estimator(
+                segmenter,
+                self.rule,
+                state,
+                augment=lambda: self._augment(sample)[middle],
+                synthetic_loss=lambda predict, x, part: self._loss(
+                    predict, x, sample.target[middle][part]
+                ),
+                real_loss=lambda predict: self._loss(predict, x_real[middle], y_real[middle]),
+                theta=list(self.augmentation.parameters()),
+                learning_rate=lr,
+            )
+
+        return attempt
 
     # ------------------------------------------------------------------ validation
 
@@ -399,14 +467,42 @@ class Trainer:
     def score(self, segmenter: Segmenter) -> Any:
         """Dice of each validation scan and class on the working grid: (N, K - 1) array."""
         scores = []
-        for scan in self.data.validate:
+        for scan in self.processes.share(self.data.validate):
             posteriors = predict_posteriors(
                 segmenter, scan.image, device=self.device, precision=self.training.precision
             )
             scores.append(
                 dice_scores(posteriors.argmax(0), scan.target.argmax(0), self.n_classes).numpy()
             )
-        return np.array(scores)
+        return np.array(self.processes.merged(scores))
+
+
+def _check_shares(batch_size: int, processes: int) -> None:
+    if batch_size % processes:
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be shared by {processes} processes; "
+            f"set training.batch_size to a multiple of {processes}"
+        )
+
+
+def _middle(size: Sequence[int], most: int, multiple: int) -> tuple[slice, ...]:
+    """Index of the middle of images (B, C, *S), at most that large.
+
+    >>> _middle((64, 40), 48, 16)
+    (slice(None, None, None), slice(None, None, None), slice(8, 56, None), slice(4, 36, None))
+    """
+    sides = [max(multiple, min(n, most) // multiple * multiple) for n in size]
+    starts = [(n - side) // 2 for n, side in zip(size, sides, strict=True)]
+    inner = [slice(start, start + side) for start, side in zip(starts, sides, strict=True)]
+    return (slice(None), slice(None), *inner)
+
+
+def _trusted(old: Sequence[Tensor], new: Sequence[Tensor], most: float | None) -> float:
+    """Share of the step that keeps the change of every entry within ``most``."""
+    if most is None:
+        return 1.0
+    longest = max(float((b - a).abs().max()) for a, b in zip(old, new, strict=True))
+    return 1.0 if longest <= most else most / longest
 
 
 def _mean(scores: Any) -> float:
@@ -452,15 +548,6 @@ def _rule(config: LearnConfig) -> updates.UpdateRule:
     if t.optimizer == "adamw":
         return updates.adamw(weight_decay=t.weight_decay)
     return updates.adam(weight_decay=t.weight_decay)
-
-
-def _estimator(config: LearnConfig) -> hg.Hypergradient:
-    t = config.training
-    if t.estimator == "exact":
-        return hg.Exact()
-    if t.estimator == "one_sided_difference":
-        return hg.OneSidedDifference(epsilon=t.epsilon)
-    raise ConfigError(f"unknown estimator {t.estimator!r}; available: exact, one_sided_difference")
 
 
 def _learning_rate(peak: float, step: int, steps: int, schedule: str) -> float:

@@ -44,6 +44,7 @@ class Segmenter(nn.Module):
             convolutions=config.convolutions,
             activation=config.activation,
             norm=config.norm,
+            pooling=config.pooling,
         )
 
     @property

@@ -319,6 +319,7 @@ def _columns(history: Sequence[Mapping[str, float]]) -> list[str]:
         "real_loss",
         "gradient_norm",
         "theta_gradient_norm",
+        "skipped_steps",
         "validation_dice",
     ]
     theta = {key for row in history for key in row if key.startswith("theta/")}
@@ -351,7 +352,9 @@ def _write_samples(folder: Path, trainer: "Trainer", data: "TrainingData") -> No
         for i in range(_SAMPLES):
             for kind in ("learned", "wide"):
                 learned = kind == "learned"
-                sample = trainer.sample(10**9 + i, appearance=not (learned and learned_matters))
+                sample = trainer.batches.sample(
+                    10**9 + i, appearance=not (learned and learned_matters)
+                )
                 image = trainer.augmentation(sample) if learned else sample.image
                 kinds[kind].append((image[0, 0].cpu(), sample.target[0].argmax(0).cpu()))
     step = max(1, len(data.learn) // _SAMPLES)

@@ -1,0 +1,174 @@
+"""A small two-level problem whose every part can be looked at, and the step written out in full."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from l2s_pydra.bilevel.hypergradient import plain_step
+from l2s_pydra.bilevel.updates import adam, adamw, sgd
+from l2s_pydra.segmentation.losses import build_loss
+
+CLASSES = 4
+LR = 0.01
+# Adam's eps is large, so that the differences over theta stay where its step is nearly linear.
+RULES = {
+    "sgd": sgd(),
+    "sgd_momentum": sgd(momentum=0.9, weight_decay=0.01),
+    "sgd_nesterov": sgd(momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": adam(eps=1e-4),
+    "adam_l2": adam(eps=1e-4, weight_decay=0.05),
+    "adamw": adamw(eps=1e-4, weight_decay=0.05),
+}
+
+
+def one_hot(labels, dtype=torch.float64):
+    return functional.one_hot(labels, CLASSES).movedim(-1, 1).to(dtype)
+
+
+class Problem:
+    """theta = (log sigma, gain of each image), a batch of four images, three convolutions.
+
+    The last class never occurs. Parameters and images are the same for every dtype, to rounding.
+    """
+
+    def __init__(
+        self, ndim=2, *, loss="ce", dtype=torch.float64, activation=nn.GELU, dead_unit=False,
+        segmenter=None,
+    ):  # fmt: skip
+        generator = torch.Generator().manual_seed(ndim)
+        size = (12, 12) if ndim == 2 else (6, 6, 6)
+
+        def random(*shape):
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
+        self.segmenter = segmenter or nn.Sequential(
+            conv(1, 6, 3, padding=1), activation(), conv(6, 6, 3, padding=1), activation(),
+            conv(6, CLASSES, 1),
+        )  # fmt: skip
+        self.segmenter.to(dtype)
+        with torch.no_grad():
+            for param in self.segmenter.parameters():
+                param.copy_(0.3 * random(*param.shape))
+            if dead_unit:
+                # Neither read nor driven: its gradient is exactly 0 on both sides.
+                self.segmenter[2].weight[:, 0] = 0
+                self.segmenter[0].weight[0] = 0
+                self.segmenter[0].bias[0] = 0
+        self.x, self.noise, self.real = (random(4, 1, *size) for _ in range(3))
+        self.y, self.y_real = (
+            one_hot(torch.randint(CLASSES - 1, (4, *size), generator=generator), dtype)
+            for _ in range(2)
+        )
+        log_sigma = torch.tensor(-1.0, dtype=dtype, requires_grad=True)
+        gains = torch.tensor([0.2, -0.1, 0.4, 0.1], dtype=dtype, requires_grad=True)
+        self.theta = [log_sigma, gains]
+        self.loss = build_loss(loss)
+
+    @property
+    def phi(self):
+        return [param for param in self.segmenter.parameters() if param.requires_grad]
+
+    def augment(self):
+        log_sigma, gains = self.theta
+        gains = gains.view(-1, *[1] * (self.x.ndim - 1))
+        return self.x * gains.exp() + log_sigma.exp() * self.noise
+
+    def synthetic_loss(self, predict, x, part):
+        return self.loss(predict(x), self.y[part])
+
+    def real_loss(self, predict):
+        return self.loss(predict(self.real), self.y_real)
+
+    def real_part(self, start, stop):
+        """Share of some images in the real loss."""
+        share = (stop - start) / len(self.real)
+        return lambda predict: (
+            share * self.loss(predict(self.real[start:stop]), self.y_real[start:stop])
+        )
+
+    def run(self, estimator, rule, state, **changed):
+        """One step of the two levels."""
+        arguments = {
+            "augment": self.augment,
+            "synthetic_loss": self.synthetic_loss,
+            "real_loss": self.real_loss,
+            "theta": self.theta,
+            "learning_rate": LR,
+        }
+        return estimator(self.segmenter, rule, state, **{**arguments, **changed})
+
+    def run_plain(self, rule, state, **options):
+        return plain_step(
+            self.segmenter, rule, state, learning_rate=LR,
+            loss=lambda predict: self.synthetic_loss(predict, self.augment(), slice(None)),
+            **options,
+        )  # fmt: skip
+
+    def warm_state(self, rule, steps=3):
+        """Train a little, so that the moments are not those of the first step."""
+        state = rule.init(self.phi)
+        for _ in range(steps):
+            state = self.run_plain(rule, state).state
+        return state
+
+    def outer(self, rule, state, clip=math.inf):
+        """Real loss after one step, all of it anew."""
+        segmenter = copy.deepcopy(self.segmenter)
+        params = [param for param in segmenter.parameters() if param.requires_grad]
+        loss = self.synthetic_loss(segmenter, self.augment(), slice(None))
+        grads = torch.autograd.grad(loss, params)
+        norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
+        grads = [grad * min(1.0, clip / norm) for grad in grads]
+        new, _ = rule.update(grads, copy.deepcopy(state), params, learning_rate=LR)
+        with torch.no_grad():
+            for param, value in zip(params, new, strict=True):
+                param.copy_(value)
+            return self.real_loss(segmenter)
+
+    def numerical(self, rule, state, h=1e-4, clip=math.inf):
+        """Central differences of :meth:`outer` over each entry of theta."""
+
+        def displaced(tensor, i, by):
+            with torch.no_grad():
+                tensor.view(-1)[i] += by
+            value = self.outer(rule, state, clip)
+            with torch.no_grad():
+                tensor.view(-1)[i] -= by
+            return value
+
+        return [
+            torch.stack(
+                [
+                    (displaced(tensor, i, h) - displaced(tensor, i, -h)) / (2 * h)
+                    for i in range(tensor.numel())
+                ]
+            ).view_as(tensor)
+            for tensor in self.theta
+        ]
+
+
+def relative_error(found, expected):
+    found, expected = (torch.cat([t.flatten() for t in ts]).double() for ts in (found, expected))
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.fixture
+def problem():
+    """Maker of problems: ``problem(ndim, loss=..., ...)``."""
+    return Problem
+
+
+@pytest.fixture
+def rules():
+    return RULES
+
+
+@pytest.fixture
+def error():
+    """``error(found, expected)``, relative, all entries of theta together."""
+    return relative_error
