@@ -155,6 +155,7 @@ def parse(argv: Sequence[str]) -> Options:
         device=arguments.device,
         n_procs=arguments.nprocs,
         threads=arguments.omp_nthreads,
+        learn_processes=arguments.learn_processes,
         stop_on_first_crash=arguments.stop_on_first_crash,
         verbosity=arguments.verbose,
         command=("l2s-pydra", *argv),
@@ -342,6 +343,13 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--omp-nthreads", type=_positive, metavar="N", help="CPUs to use in one process"
+    )
+    group.add_argument(
+        "--learn-processes",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes that share every batch of a training, one for each GPU (default: 1)",
     )
     group.add_argument(
         "-w",

@@ -48,6 +48,7 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
     resources = Resources(
         device=session.options.device,
         threads=session.options.threads or session.options.n_procs,
+        processes=session.options.learn_processes,
         checkpoint_dir=str(checkpoints),
     )
     task, workflow = (kind(**inputs, resources=resources) for kind in (Learn, LearnModel))

@@ -70,6 +70,8 @@ class Options:
     """CPUs to use in all."""
     threads: int | None = None
     """CPUs to use in one process."""
+    learn_processes: int = 1
+    """Processes that share every batch of a training."""
     stop_on_first_crash: bool = False
     """Start nothing more after a failure."""
     verbosity: int = 0

@@ -33,6 +33,9 @@ class _LearnInputSpec(DeviceInputSpec):
     segmentation = traits.Str(
         "learned", usedefault=True, desc="seg- entity of what the model will write"
     )
+    processes = traits.Range(
+        low=1, value=1, usedefault=True, nohash=True, desc="processes that share every batch"
+    )
     checkpoint_dir = Directory(
         nohash=True, desc="folder from which an interrupted training run goes on"
     )
@@ -76,6 +79,7 @@ class Learn(StepInterface):
             segmentation=self.inputs.segmentation,
             out_dir=Path(runtime.cwd),
             checkpoint_dir=self._path("checkpoint_dir"),
+            processes=self.inputs.processes,
             **self._resources(),
         )
         self._results["model"] = str(model)

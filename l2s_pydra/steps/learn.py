@@ -15,12 +15,14 @@ from ..config import LearnConfig
 from ..errors import ConfigError
 from ..labels import LabelScheme
 from .device import computing_on
+from .parallel import launch, write_specification
 from .prepare import prepare, read_schemes
 
 if TYPE_CHECKING:
+    from ..bilevel.processes import Processes
     from ..bilevel.training import Trainer, TrainingData
 
-__all__ = ["learn"]
+__all__ = ["learn", "learn_shared"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def learn(
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
+    processes: int = 1,
 ) -> Path:
     """Train a model as ``config`` says.
 
@@ -77,17 +80,79 @@ def learn(
         CPU threads.
     progress : bool, default=True
         Whether to show a progress bar (on a terminal) or log lines.
+    processes : int, default=1
+        Processes of this machine that share every batch, one for each GPU; for several machines
+        see :mod:`~l2s_pydra.steps.parallel`.
 
     Returns
     -------
     Path
         ``out_dir/model-<name>`` with weights.safetensors, config.json, labels.tsv, training.tsv,
-        splits.tsv, theta.json, MODELCARD.md and samples.
+        splits.tsv, theta.json, estimator.json, MODELCARD.md and samples.
 
     Raises
     ------
     L2SError
         If a file, a table or a setting cannot be used; see :mod:`l2s_pydra.errors`.
+    """
+    arguments: dict[str, Any] = {
+        "images": list(images),
+        "labels": list(labels),
+        "participants": list(participants),
+        "roles": list(roles),
+        "label_maps": list(label_maps),
+        "real_table": real_table,
+        "config": LearnConfig.from_dict(config).to_dict(),
+        "segmentation": segmentation,
+        "out_dir": out_dir,
+        "maps_table": maps_table,
+        "label_mapping": label_mapping,
+        "checkpoint_dir": checkpoint_dir,
+        "device": device,
+        "threads": threads,
+        "progress": progress,
+    }
+    _check_lists(len(images), labels=labels, participants=participants, roles=roles)
+    _check_roles(participants, roles)
+    if processes > 1:
+        _check_batch(arguments["config"], processes)
+        return launch(arguments, processes)
+    if checkpoint_dir is not None:
+        write_specification(Path(checkpoint_dir), arguments)
+    return learn_shared(**arguments)
+
+
+def learn_shared(
+    *,
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    participants: Sequence[str],
+    roles: Sequence[str],
+    label_maps: Sequence[Path],
+    real_table: Path,
+    config: Mapping[str, Any],
+    segmentation: str,
+    out_dir: Path,
+    maps_table: Path | None,
+    label_mapping: Path | None,
+    checkpoint_dir: Path | None,
+    device: str,
+    threads: int | None,
+    progress: bool,
+    processes: "Processes | None" = None,
+) -> Path:
+    """Do the part of :func:`learn` that falls to one process.
+
+    Parameters
+    ----------
+    processes : Processes, optional
+        Those that share the batches; the first of them writes. The others are those of
+        :func:`learn`.
+
+    Returns
+    -------
+    Path
+        The model folder in the first process, ``out_dir`` in the others.
     """
     import torch
 
@@ -95,10 +160,9 @@ def learn(
     from ..segmentation import Segmenter
 
     settings = LearnConfig.from_dict(config)
-    _check_lists(len(images), labels=labels, participants=participants, roles=roles)
-    _check_roles(participants, roles)
+    first = processes is None or processes.first
     schemes = read_schemes(real_table, maps_table, label_mapping)
-    show = _Progress(settings, enabled=progress)
+    show = _Progress(settings, enabled=progress and first)
     with computing_on(device, threads) as chosen:
         data, facts = prepare(
             images=images,
@@ -117,13 +181,17 @@ def learn(
             n_classes=len(schemes.target),
             device=chosen,
             checkpoint=_checkpoint(checkpoint_dir),
+            processes=processes,
         )
         trainer.run(show.training)
         show.close()
+        if not first:
+            return Path(out_dir)
         facts |= {
             "label_maps": [Path(path).name for path in label_maps],
             "threads": torch.get_num_threads(),
             "device": str(chosen),
+            "processes": processes.size if processes else 1,
             "torch": torch.__version__,
         }
         splits = [
@@ -162,6 +230,15 @@ def _check_roles(participants: Sequence[str], roles: Sequence[str]) -> None:
     if both:
         raise ConfigError(
             f"{both[0]} is to be learned from and validated on; give each participant one role"
+        )
+
+
+def _check_batch(config: Mapping[str, Any], processes: int) -> None:
+    batch = config["training"]["batch_size"]
+    if batch % processes:
+        raise ConfigError(
+            f"a batch of {batch} cannot be shared by {processes} processes; "
+            f"set training.batch_size to a multiple of {processes}"
         )
 
 
@@ -247,7 +324,7 @@ def _write_model(
     from safetensors.torch import save
 
     from ..segmentation import Model
-    from .model_card import model_card
+    from .model_card import estimator_in_words, model_card
 
     state, settings = trainer.state, trainer.config
     trainer.averaged.load_state_dict(state.phi_best)
@@ -269,6 +346,8 @@ def _write_model(
         "theta": theta["average"],
         "best_dice": state.best_dice,
         "best_step": state.best_step,
+        "skipped_steps": state.skipped + state.theta_skipped,
+        "estimator": estimator_in_words(settings.training.estimator, state.checks),
         "validation_dice": dict(zip(scheme.names[1:], state.best_per_class, strict=False)),
         "seconds": round(state.seconds, 1),
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
@@ -282,6 +361,9 @@ def _write_model(
         _write_tsv(folder / "training.tsv", _columns(state.history), state.history)
         _write_tsv(folder / "splits.tsv", ["participant_id", "role", "image"], splits)
         (folder / "theta.json").write_text(json.dumps(_plain(theta), indent=2) + "\n")
+        if settings.training.mode == "learn2synth":
+            estimator = {"asked_for": settings.training.estimator, "checks": state.checks}
+            (folder / "estimator.json").write_text(json.dumps(_plain(estimator), indent=2) + "\n")
         (folder / "MODELCARD.md").write_text(model_card(model.config, splits), encoding="utf-8")
         _write_samples(folder / "samples", trainer, data)
         folder.chmod(0o755)

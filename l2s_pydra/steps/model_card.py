@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["model_card"]
+__all__ = ["estimator_in_words", "model_card"]
 
 _MODES = {
     "learn2synth": "Learn2Synth: the segmenter saw synthetic images only; the labelled scans "
@@ -11,6 +11,34 @@ _MODES = {
     "synthseg": "synthetic images with fixed, wide random contrast only (SynthSeg)",
     "supervised": "the labelled scans only, augmented",
 }
+
+
+def estimator_in_words(asked_for: str, checks: Sequence[Mapping[str, Any]]) -> str:
+    """Say how the hypergradient of a run was computed.
+
+    Parameters
+    ----------
+    asked_for : str
+        The setting ``training.estimator``.
+    checks : sequence of mappings
+        :attr:`~l2s_pydra.bilevel.state.TrainingState.checks`.
+
+    Examples
+    --------
+    >>> check = {"estimator": "one_sided_difference", "epsilon": 0.01, "step": 300,
+    ...     "error": 0.021, "cosine": 0.9998}
+    >>> estimator_in_words("auto", [check, {**check, "error": 0.04}])
+    'one_sided_difference (chosen by trial; relative error at most 0.04)'
+    """
+    if not checks:
+        return asked_for
+    names = [
+        str(check["estimator"]) + (" in full precision" if check.get("full_precision") else "")
+        for check in checks
+    ]
+    used = ", later ".join(name for i, name in enumerate(names) if i == 0 or names[i - 1] != name)
+    worst = max(float(check["error"]) for check in checks)
+    return f"{used} (chosen by trial; relative error at most {worst:.2g})"
 
 
 def model_card(config: Mapping[str, Any], splits: Sequence[Mapping[str, str]]) -> str:
@@ -36,6 +64,11 @@ def model_card(config: Mapping[str, Any], splits: Sequence[Mapping[str, str]]) -
         f"| {name} | {'n/a' if score is None else format(score, '.3f')} |"
         for name, score in scores.items()
     )
+    how = ""
+    if training["mode"] == "learn2synth":
+        how = f"- Hypergradient: {config['estimator']}.\n"
+    if config["skipped_steps"]:
+        how += f"- Skipped for a loss or gradient that was not finite: {config['skipped_steps']} steps.\n"
     stripped = "skull-stripped" if config["skull_stripped"] else "whole-head"
     return f"""# Model {config["name"]}
 
@@ -49,7 +82,7 @@ segments brain images into `seg-{config["segmentation"]}` ({len(scores)} structu
 - Mode: {_MODES[training["mode"]]}.
 - {training["steps"]} steps in {config["seconds"] / 60:.0f} minutes on {config["device"]};
   seed {training["seed"]}.
-- Learned from: {", ".join(learners)} ({stripped} images).
+{how}- Learned from: {", ".join(learners)} ({stripped} images).
 - Label maps for synthesis: {len(config["label_maps"])}, and those of the participants above.
 - Validated, for the choice of the weights, on: {", ".join(judges)}.
 - The complete settings are in `config.json`, the log in `training.tsv`, learned values in

@@ -27,6 +27,7 @@ _MODEL_FILES = {
     "training.tsv": "log of the training",
     "splits.tsv": "who learned and who validated",
     "theta.json": "what the augmentation learned",
+    "estimator.json": "how its gradient was computed, and why so",
     "MODELCARD.md": "the same in words",
 }
 _SETTINGS = {
@@ -39,6 +40,8 @@ _SETTINGS = {
         "Optimiser": "learn.training.optimizer",
         "Learning rate": "learn.training.learning_rate",
         "Schedule": "learn.training.schedule",
+        "Hypergradient": "estimator",
+        "Skipped steps": "skipped_steps",
         "Precision": "learn.training.precision",
         "Seed": "learn.training.seed",
         "Device": "device",
@@ -66,6 +69,7 @@ _SETTINGS = {
 }
 _LEARNED_ONLY = (
     "learn.augmentation.name",
+    "estimator",
     "learn.training.estimator",
     "learn.training.hypergradient_every",
     "learn.training.theta_learning_rate",

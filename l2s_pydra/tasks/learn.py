@@ -113,5 +113,6 @@ class Learn(python.Task["Learn.Outputs"]):
             checkpoint_dir=Path(resources.checkpoint_dir) if resources.checkpoint_dir else None,
             device=resources.device,
             threads=resources.threads,
+            processes=resources.processes,
         )
         return model, model / "weights.safetensors", model / "config.json", model / "labels.tsv"

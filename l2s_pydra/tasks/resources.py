@@ -32,6 +32,8 @@ class Resources:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
     threads: int | None = None
     """CPU threads; ``None`` leaves PyTorch's default."""
+    processes: int = 1
+    """Processes that share every batch of a training, one for each GPU."""
     checkpoint_dir: str | None = None
     """Folder from which an interrupted training run goes on; ``None`` keeps no checkpoints."""
 

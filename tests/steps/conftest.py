@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from l2s_pydra.config import preset
+from l2s_pydra import bids_examples
+from l2s_pydra.config import LearnConfig, preset
 from l2s_pydra.labels import Label, LabelScheme
 from l2s_pydra.segmentation import Model, Segmenter
 
@@ -85,3 +86,56 @@ def phantom(tmp_path):
         return tmp_path / name, labels
 
     return phantom
+
+
+@pytest.fixture
+def config():
+    """Settings of a training that takes a second."""
+
+    def config(ndim=3, **changes):
+        settings = {
+            "spacing_mm": 8.0,
+            "segmenter__ndim": ndim,
+            "segmenter__width": 4,
+            "segmenter__depth": 2,
+            "training__steps": 4,
+            "training__theta_warmup_steps": 1,
+            "training__wide_share": 0.0,
+            "training__validate_every": 2,
+            "training__checkpoint_every": 2,
+        }
+        return LearnConfig().evolve(**{**settings, **changes}).to_dict()
+
+    return config
+
+
+@pytest.fixture
+def inputs(tmp_path, config):
+    """Arguments of the step for the phantom data set."""
+
+    def inputs(**changes):
+        root = bids_examples.path("phantom")
+        names = ["sub-01_ses-01", "sub-01_ses-02", "sub-02", "sub-03"]
+        folders = [root.joinpath(*name.split("_"), "anat") for name in names]
+        reference = root / "derivatives" / "reference"
+        maps = root / "derivatives" / "labelmaps"
+        return {
+            "images": [f / f"{n}_T1w.nii.gz" for f, n in zip(folders, names, strict=True)],
+            "labels": [
+                reference / f.relative_to(root) / f"{n}_desc-tissue_dseg.nii.gz"
+                for f, n in zip(folders, names, strict=True)
+            ],
+            "participants": [name[:6] for name in names],
+            "roles": ["learn", "learn", "learn", "validate"],
+            "label_maps": sorted(maps.rglob("*_dseg.nii.gz"))[:2],
+            "real_table": reference / "desc-tissue_dseg.tsv",
+            "maps_table": maps / "desc-head_dseg.tsv",
+            "config": config(),
+            "segmentation": "tissue",
+            "out_dir": tmp_path / "out",
+            "device": "cpu",
+            "progress": False,
+            **changes,
+        }
+
+    return inputs

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l2s_pydra import __version__, bids_examples
+from l2s_pydra import __version__
 from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import ConfigError, DatasetError, GridMismatchError, L2SError, LabelError
 from l2s_pydra.images import load_image
@@ -26,6 +26,7 @@ FILES = {
     "training.tsv",
     "splits.tsv",
     "theta.json",
+    "estimator.json",
     "MODELCARD.md",
     "samples/learned.npz",
     "samples/wide.npz",
@@ -48,38 +49,6 @@ def config(ndim=3, **changes):
     return LearnConfig().evolve(**{**settings, **changes}).to_dict()
 
 
-@pytest.fixture
-def inputs(tmp_path):
-    """Arguments of the step for the phantom data set."""
-
-    def inputs(**changes):
-        root = bids_examples.path("phantom")
-        names = ["sub-01_ses-01", "sub-01_ses-02", "sub-02", "sub-03"]
-        folders = [root.joinpath(*name.split("_"), "anat") for name in names]
-        reference = root / "derivatives" / "reference"
-        maps = root / "derivatives" / "labelmaps"
-        return {
-            "images": [f / f"{n}_T1w.nii.gz" for f, n in zip(folders, names, strict=True)],
-            "labels": [
-                reference / f.relative_to(root) / f"{n}_desc-tissue_dseg.nii.gz"
-                for f, n in zip(folders, names, strict=True)
-            ],
-            "participants": [name[:6] for name in names],
-            "roles": ["learn", "learn", "learn", "validate"],
-            "label_maps": sorted(maps.rglob("*_dseg.nii.gz"))[:2],
-            "real_table": reference / "desc-tissue_dseg.tsv",
-            "maps_table": maps / "desc-head_dseg.tsv",
-            "config": config(),
-            "segmentation": "tissue",
-            "out_dir": tmp_path / "out",
-            "device": "cpu",
-            "progress": False,
-            **changes,
-        }
-
-    return inputs
-
-
 def read_tsv(path):
     header, *rows = (line.split("\t") for line in path.read_text().splitlines())
     return [dict(zip(header, row, strict=True)) for row in rows]
@@ -98,7 +67,8 @@ def test_model_folder(inputs, ndim, mode):
     assert folder.parent == given["out_dir"]
     assert re.fullmatch(rf"model-{mode}[0-9a-f]{{8}}", folder.name)
     assert [p.name for p in given["out_dir"].iterdir()] == [folder.name]
-    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == FILES
+    files = FILES if mode == "learn2synth" else FILES - {"estimator.json"}
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == files
 
     record = json.loads((folder / "config.json").read_text(), parse_constant=no_constants)
     assert record["name"] == folder.name.removeprefix("model-")
@@ -134,6 +104,14 @@ def test_model_folder(inputs, ndim, mode):
 
     card = (folder / "MODELCARD.md").read_text()
     assert record["name"] in card
+    assert ("Hypergradient: " in card) == (mode == "learn2synth")
+    if mode == "learn2synth":
+        checks = json.loads((folder / "estimator.json").read_text(), parse_constant=no_constants)
+        assert checks["asked_for"] == "auto"
+        assert {"step", "estimator", "error", "cosine", "reason", "tried"} <= set(
+            checks["checks"][0]
+        )
+        assert f"Hypergradient: {record['estimator']}." in card
     assert "sub-01, sub-02 " in card
     assert f"| Gray-Matter | {record['validation_dice']['Gray-Matter']:.3f} |" in card
     assert f"{ndim}-D U-Net ({record['parameters']:,} parameters)" in card
@@ -209,7 +187,7 @@ def test_an_interrupted_training_goes_on(inputs, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         learn(**again)
     assert not (tmp_path / "again").exists()
-    assert [p.name for p in checkpoints.iterdir()] == ["training.safetensors"]
+    assert {p.name for p in checkpoints.iterdir()} == {"training.safetensors", "learn.json"}
     folder = learn(**again)
     assert told == [1, 2, 3, 3, 4]
     assert folder.name == whole.name
