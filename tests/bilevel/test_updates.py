@@ -15,6 +15,10 @@ RULES = {
         sgd(momentum=0.8, nesterov=True, weight_decay=0.02),
         lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.8, nesterov=True, weight_decay=0.02),
     ),
+    "sgd_nesterov_plain": (
+        sgd(momentum=0.9, nesterov=True),
+        lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
+    ),
     "adam": (adam(), lambda p, lr: torch.optim.Adam(p, lr=lr)),
     "adam_decay": (
         adam(betas=(0.8, 0.95), eps=1e-6, weight_decay=0.05),
@@ -98,6 +102,51 @@ def test_donated_state_gives_the_same_step(name, generator):
     for key in set(kept) - {"step"}:
         assert all(torch.equal(a, b) for a, b in zip(kept[key], donated[key], strict=True))
         assert all(a is b for a, b in zip(state[key], donated[key], strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", RULES)
+def test_revert_undoes_each_of_several_steps(name, dtype, generator):
+    rule, _ = RULES[name]
+    params = _random(generator, dtype)
+    state = rule.init(params)
+    for step in range(8):
+        lr = LR / (1 + step)
+        grads = _random(generator, dtype)
+        new, state = rule.update(grads, state, params, learning_rate=lr)
+        given = [[t.clone() for t in ts] for ts in (new, grads, state.get("m", []))]
+        back = rule.revert(new, grads, state, learning_rate=lr)
+        # A few roundings of numbers as large as the parameters.
+        tolerance = 8 * torch.finfo(dtype).eps
+        for mine, before in zip(back, params, strict=True):
+            torch.testing.assert_close(mine, before, rtol=tolerance, atol=tolerance)
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(
+                [*new, *grads, *state.get("m", [])], [t for ts in given for t in ts], strict=True
+            )
+        )
+        params = new
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_revert_is_exact_where_nothing_moved(name):
+    """Dead weights, of zero gradient and moments, come back to the bit but for the decay."""
+    rule, _ = RULES[name]
+    params, grads = [torch.zeros(3)], [torch.zeros(3)]
+    new, state = rule.update(grads, rule.init(params), params, learning_rate=LR)
+    assert torch.equal(rule.revert(new, grads, state, learning_rate=LR)[0], params[0])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_penalised_tells_whether_the_derivative_needs_the_parameters(name, generator):
+    rule, _ = RULES[name]
+    params, state, grads = _after(rule, generator)
+    _, state = rule.update(grads, state, params, learning_rate=LR)
+    vector = _random(generator)
+    u = rule.derivative(vector, grads, params, state, learning_rate=LR)
+    other = rule.derivative(vector, grads, _random(generator), state, learning_rate=LR)
+    assert rule.penalised == any(not torch.equal(a, b) for a, b in zip(u, other, strict=True))
 
 
 @pytest.mark.parametrize("steps", [0, 3])
