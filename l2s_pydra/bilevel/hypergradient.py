@@ -40,13 +40,14 @@ derivative as a difference of first-order gradients).
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .move import Move, Rule
 from .passes import (
     Losses,
     Predict,
@@ -54,16 +55,15 @@ from .passes import (
     SyntheticLoss,
     SyntheticPass,
     apply_clip,
-    assign,
     clip_factor,
     copied_buffers,
     differentiate_clip,
-    exchanged,
     gradients,
     kept_buffers,
     norm_of,
     trainable,
 )
+from .pieces import owned
 
 __all__ = [
     "BilevelStep",
@@ -74,22 +74,6 @@ __all__ = [
     "PlainStep",
     "plain_step",
 ]
-
-
-class _Rule(Protocol):
-    """What is used of an :class:`~l2s_pydra.bilevel.updates.UpdateRule`."""
-
-    @property
-    def update(self) -> Callable[..., tuple[list[Tensor], dict[str, Any]]]: ...
-
-    @property
-    def derivative(self) -> Callable[..., list[Tensor]]: ...
-
-    @property
-    def revert(self) -> Callable[..., list[Tensor]]: ...
-
-    @property
-    def penalised(self) -> bool: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -139,7 +123,7 @@ class Hypergradient(abc.ABC):
     def __call__(
         self,
         segmenter: nn.Module,
-        rule: _Rule,
+        rule: Rule,
         state: dict[str, Any],
         *,
         augment: Callable[[], Tensor],
@@ -224,13 +208,12 @@ class Hypergradient(abc.ABC):
             )
         clip = clip_factor(gradient_norm, max_gradient_norm)
         apply_clip(grads, clip)
-        new, state = rule.update(grads, state, phi, learning_rate=learning_rate, donate=True)
+        move = Move(rule, phi, state, learning_rate)
+        move.take(grads, in_place=not self._stays(synthetic))
         with kept_buffers(segmenter):
-            move = _Move(rule, phi, new, state, learning_rate)
-            del new
             outer, u = self._real_gradient(synthetic, move, real_loss)
             _reduce(reduce, [outer, *u])
-            u = move.derivative(u, grads)
+            move.pull_back(u, grads)
             differentiate_clip(u, grads, gradient_norm, clip)
             direction = self._mixed(synthetic, move, grads, u, kept)
             move.to_new()
@@ -241,7 +224,7 @@ class Hypergradient(abc.ABC):
             synthetic_loss=loss,
             real_loss=outer,
             theta_gradient=theta_gradient,
-            state=state,
+            state=move.state,
             gradient_norm=gradient_norm,
             skipped=False,
         )
@@ -250,18 +233,21 @@ class Hypergradient(abc.ABC):
     def _differentiate(self, synthetic: SyntheticPass) -> tuple[Tensor, list[Tensor], Any]:
         """Return the synthetic loss, its gradient, and what is kept for :meth:`_mixed`."""
 
+    def _stays(self, synthetic: SyntheticPass) -> bool:
+        """Whether the segmenter must hold phi until the mixed derivative is there."""
+        return False
+
     def _real_gradient(
-        self, synthetic: SyntheticPass, move: "_Move", real_loss: Losses
+        self, synthetic: SyntheticPass, move: Move, real_loss: Losses
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the real loss at phi' and its gradient."""
-        move.to_new()
-        return _accumulated(real_loss, synthetic.predict, move.phi)
+        return _accumulated(real_loss, synthetic.predict, move.params)
 
     @abc.abstractmethod
     def _mixed(
         self,
         synthetic: SyntheticPass,
-        move: "_Move",
+        move: Move,
         grads: list[Tensor],
         u: list[Tensor],
         kept: Any,
@@ -270,39 +256,6 @@ class Hypergradient(abc.ABC):
 
         May overwrite ``grads`` and ``u``.
         """
-
-
-@attrs.define
-class _Move:
-    """The step from phi to phi', and where the segmenter stands on it."""
-
-    rule: _Rule
-    phi: list[nn.Parameter]
-    """The segmenter's own parameters."""
-    new: list[Tensor] | None
-    """phi', until the segmenter holds it."""
-    state: dict[str, Any]
-    """State of the rule after the step."""
-    learning_rate: float
-
-    def to_new(self) -> None:
-        """Let the segmenter hold phi'."""
-        if self.new is not None:
-            assign(self.phi, self.new)
-            self.new = None
-
-    def old(self, grads: Sequence[Tensor]) -> list[Tensor]:
-        """Return phi, while the segmenter holds phi'."""
-        return self.rule.revert(self.phi, grads, self.state, learning_rate=self.learning_rate)
-
-    def derivative(self, vector: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        """Return u, the vector pulled back through the step."""
-        # phi is kept nowhere once the segmenter holds phi', but can be had again.
-        moved = self.new is None and self.rule.penalised
-        old = self.old(grads) if moved else self.phi
-        return self.rule.derivative(
-            vector, grads, old, self.state, learning_rate=self.learning_rate
-        )
 
 
 @attrs.frozen
@@ -326,12 +279,12 @@ class Exact(Hypergradient):
     full_precision: bool = False
     first_order: ClassVar[bool] = False
 
-    def _keeps_graph(self, synthetic: SyntheticPass) -> bool:
+    def _stays(self, synthetic: SyntheticPass) -> bool:
         return synthetic.in_one_piece and not self.recompute
 
     def _differentiate(self, synthetic: SyntheticPass) -> tuple[Tensor, list[Tensor], Any]:
         synthetic.full_precision = self.full_precision
-        if not self._keeps_graph(synthetic):
+        if not self._stays(synthetic):
             loss, grads, _ = synthetic.differentiate(with_image=False)
             return loss, grads, None
         leaf = synthetic.leaf(synthetic.part)
@@ -340,13 +293,13 @@ class Exact(Hypergradient):
         return loss.detach(), [g.detach().clone() for g in graph], (graph, leaf)
 
     def _real_gradient(
-        self, synthetic: SyntheticPass, move: _Move, real_loss: Losses
+        self, synthetic: SyntheticPass, move: Move, real_loss: Losses
     ) -> tuple[Tensor, list[Tensor]]:
-        if not self._keeps_graph(synthetic):
+        if not self._stays(synthetic):
             return super()._real_gradient(synthetic, move, real_loss)
         # The graph of the synthetic gradient holds the segmenter's parameters: they stay at phi.
-        assert move.new is not None
-        leaves = [param.detach().requires_grad_() for param in move.new]
+        assert move.waiting is not None
+        leaves = [param.detach().requires_grad_() for param in move.waiting]
         replaced = dict(zip(synthetic.params, leaves, strict=True))
         return _accumulated(
             real_loss,
@@ -357,7 +310,7 @@ class Exact(Hypergradient):
     def _mixed(
         self,
         synthetic: SyntheticPass,
-        move: _Move,
+        move: Move,
         grads: list[Tensor],
         u: list[Tensor],
         kept: Any,
@@ -365,9 +318,7 @@ class Exact(Hypergradient):
         if kept is not None:
             graph, leaf = kept
             return gradients(graph, [leaf], u)[0]
-        old = move.old(grads)
-        grads.clear()
-        with exchanged(move.phi, old):
+        with move.at_old(grads):
             return synthetic.contracted(u)
 
 
@@ -404,20 +355,19 @@ class CentralDifference(Hypergradient):
     def _mixed(
         self,
         synthetic: SyntheticPass,
-        move: _Move,
+        move: Move,
         grads: list[Tensor],
         u: list[Tensor],
         kept: Any,
     ) -> Tensor:
         synthetic.full_precision = self.full_precision
-        norm = _scale_to(u, self.epsilon)
-        displaced = move.old(grads)
-        grads.clear()
-        torch._foreach_add_(displaced, u)
-        with exchanged(move.phi, displaced, trained=False):
+        norm = norm_of(u)
+        scale = _scale(norm, self.epsilon)
+        with move.displaced([part.clone() for part in u], grads, scale):
             ahead = synthetic.image_gradient()
             with torch.no_grad():
-                torch._foreach_sub_(list(move.phi), u, alpha=2)
+                torch._foreach_mul_(u, 2 * scale)
+                torch._foreach_sub_(list(move.params), u)
             behind = synthetic.image_gradient()
         return ahead.sub_(behind).mul_(norm / (2 * self.epsilon))
 
@@ -451,22 +401,20 @@ class OneSidedDifference(Hypergradient):
     def _mixed(
         self,
         synthetic: SyntheticPass,
-        move: _Move,
+        move: Move,
         grads: list[Tensor],
         u: list[Tensor],
         kept: Any,
     ) -> Tensor:
-        norm = _scale_to(u, self.epsilon)
-        torch._foreach_add_(u, move.old(grads))
-        grads.clear()
-        with exchanged(move.phi, u, trained=False):
+        norm = norm_of(u)
+        with move.displaced(u, grads, _scale(norm, self.epsilon)):
             there = synthetic.image_gradient()
         return there.sub_(kept).mul_(norm / self.epsilon)
 
 
 def plain_step(
     segmenter: nn.Module,
-    rule: _Rule,
+    rule: Rule,
     state: dict[str, Any],
     *,
     loss: Losses,
@@ -507,9 +455,9 @@ def plain_step(
         restore_buffers()
         return PlainStep(loss=value, state=state, gradient_norm=norm, skipped=True)
     apply_clip(grads, clip_factor(norm, max_gradient_norm))
-    new, state = rule.update(grads, state, params, learning_rate=learning_rate, donate=True)
-    assign(params, new)
-    return PlainStep(loss=value, state=state, gradient_norm=norm, skipped=False)
+    move = Move(rule, params, state, learning_rate)
+    move.take(grads)
+    return PlainStep(loss=value, state=move.state, gradient_norm=norm, skipped=False)
 
 
 def _augmented(augment: Callable[[], Tensor]) -> Tensor:
@@ -543,7 +491,7 @@ def _accumulated(
     grads: list[Tensor] = []
     for loss in several:
         value = loss(predict)
-        found = gradients(value, leaves)
+        found = owned(gradients(value, leaves), leaves)
         if total is None:
             total, grads = value.detach(), found
         else:
@@ -554,13 +502,10 @@ def _accumulated(
     return total, grads
 
 
-@torch.no_grad()
-def _scale_to(u: list[Tensor], length: float) -> Tensor:
-    """Scale ``u`` in place to this norm and return the norm it had."""
-    norm = norm_of(u)
+def _scale(norm: Tensor, length: float) -> Tensor:
+    """Return what brings a vector of this norm to this length."""
     # Where u is 0 it stays 0, and so does what is multiplied by the norm afterwards.
-    torch._foreach_mul_(u, length / norm.clamp_min(torch.finfo(norm.dtype).tiny))
-    return norm
+    return length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
 
 def _reduce(reduce: Reduce | None, tensors: list[Tensor]) -> None:

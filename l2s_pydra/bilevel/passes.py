@@ -8,6 +8,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from .pieces import owned
+
 __all__ = [
     "Losses",
     "Predict",
@@ -104,7 +106,8 @@ class SyntheticPass:
             wanted = with_image and part.start < self.part.stop
             x = self.leaf(part) if wanted else self.image[part].detach()
             loss = self.evaluate(x, part) * ((part.stop - part.start) / count)
-            found = gradients(loss, [*params, x] if wanted else params)
+            leaves = [*params, x] if wanted else params
+            found = owned(gradients(loss, leaves), leaves)
             if wanted:
                 at_phi.append(found.pop()[: self.part.stop - part.start])
             if grads:
@@ -165,9 +168,7 @@ def assign(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def exchanged(
-    params: Sequence[nn.Parameter], values: list[Tensor], *, trained: bool = True
-) -> Iterator[None]:
+def exchanged(params: Sequence[nn.Parameter], values: list[Tensor]) -> Iterator[None]:
     """Let the parameters hold other values for a while.
 
     Parameters
@@ -176,9 +177,6 @@ def exchanged(
         Hold ``values`` inside the block, and exactly what they held before after it.
     values : list of Tensor
         Overwritten: the only copy that is held is the one they make room for.
-    trained : bool, default=True
-        Whether the parameters require a gradient inside the block. Without, backward passes
-        compute the gradient of the input only.
     """
     with torch.no_grad():
         for param, value in zip(params, values, strict=True):
@@ -186,13 +184,9 @@ def exchanged(
             param.copy_(value)
             value.copy_(before)
     try:
-        for param in params:
-            param.requires_grad_(trained)
         yield
     finally:
         assign(params, values)
-        for param in params:
-            param.requires_grad_()
 
 
 def copied_buffers(module: nn.Module) -> Callable[[], None]:

@@ -308,14 +308,15 @@ def _adam(
         grads = _with_decay(grads, params, coupled_decay)
         root, d = denominators(state)
         # Quotients before products: m/d and g/root are of order one, 1/(root d^2) overflows.
-        curved = torch._foreach_div(state["m"], d)
-        torch._foreach_mul_(curved, (1 - beta2) / math.sqrt(1 - beta2**step))
-        torch._foreach_mul_(curved, torch._foreach_div(grads, root))
-        jacobian = torch._foreach_sub([torch.full_like(c, 1 - beta1) for c in curved], curved)
+        floor = torch._foreach_maximum(root, [torch.finfo(r.dtype).tiny for r in root])
+        jacobian = torch._foreach_div(state["m"], d)
+        torch._foreach_mul_(jacobian, (beta2 - 1) / math.sqrt(1 - beta2**step))
+        torch._foreach_mul_(jacobian, torch._foreach_div(grads, floor))
+        torch._foreach_add_(jacobian, 1 - beta1)
         torch._foreach_div_(jacobian, d)
         torch._foreach_mul_(jacobian, -learning_rate / (1 - beta1**step))
-        for j, r in zip(jacobian, root, strict=True):
-            j.masked_fill_(r == 0, 0.0)
+        # 0 where v is 0, else exactly 1: no root of a number above 0 is below the floor.
+        torch._foreach_mul_(jacobian, torch._foreach_div(root, floor))
         torch._foreach_mul_(jacobian, _detached(vector))
         return list(jacobian)
 
