@@ -30,7 +30,7 @@ norm in training mode is such a function of the batch: the hypergradient is then
 loss that normalises the real images by their own statistics. The buffers of the module (running
 statistics) follow the synthetic pass only, never the real images. In evaluation mode the running
 statistics are constants to the hypergradient, though they did depend on theta. Autocast, if any,
-belongs inside the losses: it would otherwise keep casts of parameters that have changed since.
+belongs inside the losses.
 
 References
 ----------
@@ -58,6 +58,7 @@ from .passes import (
     clip_factor,
     copied_buffers,
     differentiate_clip,
+    forget_casts,
     gradients,
     kept_buffers,
     norm_of,
@@ -490,6 +491,7 @@ def _accumulated(
     total: Tensor | None = None
     grads: list[Tensor] = []
     for loss in several:
+        forget_casts()
         value = loss(predict)
         found = owned(gradients(value, leaves), leaves)
         if total is None:

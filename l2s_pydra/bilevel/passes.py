@@ -22,6 +22,7 @@ __all__ = [
     "copied_buffers",
     "differentiate_clip",
     "exchanged",
+    "forget_casts",
     "gradients",
     "kept_buffers",
     "norm_of",
@@ -91,6 +92,7 @@ class SyntheticPass:
 
     def evaluate(self, x: Tensor, part: slice) -> Tensor:
         """Loss of some images of the batch."""
+        forget_casts()
         return self.loss(self.predict, x, part)
 
     def differentiate(self, *, with_image: bool) -> tuple[Tensor, list[Tensor], Tensor | None]:
@@ -135,6 +137,11 @@ class SyntheticPass:
             loss = self.evaluate(x, part) * ((part.stop - part.start) / self.part.stop)
             found += gradients(gradients(loss, params, create_graph=True), [x], u)
         return torch.cat(found)
+
+
+def forget_casts() -> None:
+    """Drop what an autocast around the step has kept of parameters that have changed since."""
+    torch.clear_autocast_cache()
 
 
 def _pieces(count: int, size: int) -> list[slice]:

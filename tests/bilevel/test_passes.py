@@ -103,6 +103,19 @@ def test_a_plain_step_sums_its_losses(problem):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", [DESCENT, ADAM, adam(eps=1e-4, weight_decay=0.1)])
+def test_parameters_may_be_gone_through_in_parts(estimator, rule, problem, monkeypatch, error):
+    """As large ones are, some of which do not lie in memory as their gradients do."""
+    whole, parts = problem(dtype=torch.float64), problem(dtype=torch.float64)
+    parts.segmenter.to(memory_format=torch.channels_last)
+    options = {"max_gradient_norm": 0.05}
+    expected = whole.run(estimator, rule, whole.warm_state(rule), **options)
+    monkeypatch.setattr("l2s_pydra.bilevel.pieces._ENTRIES", 7)
+    found = parts.run(estimator, rule, parts.warm_state(rule), **options)
+    assert error(found.theta_gradient, expected.theta_gradient) < 1e-11
+    assert error(parts.phi, whole.phi) < 1e-13
+
+
 # Clipping
 
 
@@ -341,6 +354,21 @@ def test_full_precision_mends_normalisation_under_autocast(problem, error):
     assert under_autocast(CentralDifference(1e-2)) > 0.3
     # Without autocast nothing is left of bf16.
     assert under_autocast(Exact(full_precision=True)) < 1e-5
+
+
+def test_autocast_around_the_step_keeps_no_stale_weights(estimator, problem):
+    """It casts weights once; those of phi must not be taken for those of phi'."""
+    inside, around = problem(dtype=torch.float32), problem(dtype=torch.float32)
+    options = {"learning_rate": 1.0}
+    expected = inside.run(
+        estimator, DESCENT, DESCENT.init(inside.phi), **options,
+        synthetic_loss=half(inside.synthetic_loss), real_loss=half(inside.real_loss),
+    )  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        found = around.run(estimator, DESCENT, DESCENT.init(around.phi), **options)
+    assert torch.equal(found.real_loss, expected.real_loss)
+    for a, b in zip(found.theta_gradient, expected.theta_gradient, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=0)
 
 
 # Several processes
