@@ -108,13 +108,7 @@ class Move:
         ``u`` is overwritten, ``grads`` are emptied: the only copy of the parameters that is held
         meanwhile is that of phi'.
         """
-        with torch.no_grad():
-            for here, part, grad, state in self._pieces(u, grads):
-                torch._foreach_mul_(part, scale)
-                torch._foreach_add_(part, self._reverted(here, grad, state))
-                new = [tensor.clone() for tensor in here]
-                torch._foreach_copy_(here, part)
-                torch._foreach_copy_(part, new)
+        self._displace(u, grads, scale)
         grads.clear()
         try:
             for param in self.params:
@@ -124,6 +118,16 @@ class Move:
             assign(self.params, u)
             for param in self.params:
                 param.requires_grad_()
+
+    @torch.no_grad()
+    def _displace(self, u: list[Tensor], grads: list[Tensor], scale: Tensor) -> None:
+        """Put phi + ``scale`` u into the segmenter, and phi' into ``u``."""
+        for here, part, grad, state in self._pieces(u, grads):
+            torch._foreach_mul_(part, scale)
+            torch._foreach_add_(part, self._reverted(here, grad, state))
+            new = [tensor.clone() for tensor in here]
+            torch._foreach_copy_(here, part)
+            torch._foreach_copy_(part, new)
 
     def _moments(self) -> dict[str, list[Tensor]]:
         return {name: value for name, value in self.state.items() if isinstance(value, list)}
