@@ -40,6 +40,35 @@ def _pair(value: Any) -> tuple[float, float]:
     return low, high
 
 
+def _level_pair(value: Any) -> tuple[float, float]:
+    low, high = _pair(value)
+    if low < 0:
+        raise ValueError(f"intensities and standard deviations are not negative, as in {value}")
+    return low, high
+
+
+def _prior_table(value: Any) -> dict[str, tuple[float, float, float, float]]:
+    table = {}
+    for name, numbers in dict(value).items():
+        found = tuple(float(number) for number in numbers)
+        if len(found) != 4 or not all(0 <= number < float("inf") for number in found):
+            raise ValueError(
+                f"the prior of {name!r} is given as four numbers from 0 on (mean and standard "
+                f"deviation of its mean and of its standard deviation), not as {numbers}"
+            )
+        table[str(name)] = found
+    return table  # type: ignore[return-value]
+
+
+def _sides(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    sides = tuple(value)
+    if len(sides) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in sides):
+        raise ValueError(f"a crop is given as 2 or 3 whole numbers above 0, not as {value}")
+    return sides
+
+
 def _count(_: Any, field: Any, value: Any) -> None:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{field.name!r} must be a whole number above 0, not {value}")
@@ -49,7 +78,8 @@ def _count(_: Any, field: Any, value: Any) -> None:
 class SynthesisConfig:
     """Ranges of the generator G (Billot et al., SynthSeg, MedIA 2023, section 3 and table 1).
 
-    Intensities are on the scale of the rendered image, [0, 1].
+    Defaults are those of the published training code where it has the parameter, on the scale of
+    the rendered image, [0, 1]; ghosts, movements, noise and lesions are additions.
     """
 
     rotation_deg: float = attrs.field(default=15.0, validator=validators.ge(0))
@@ -68,26 +98,64 @@ class SynthesisConfig:
     """Largest standard deviation of the control points' displacement, mm; drawn ~ U(0, s)."""
     nonlinear_spacing_mm: float = attrs.field(default=25.0, validator=_positive)
     """Distance of the control points, mm."""
-    mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=_pair)
+    mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=_level_pair)
     """Mean intensity of a label group ~ U(low, high)."""
-    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.1), converter=_pair)
+    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.1), converter=_level_pair)
     """Standard deviation of a label group's working voxels ~ U(low, high) (25 of 255)."""
+    priors: Mapping[str, tuple[float, float, float, float]] = attrs.field(
+        factory=dict, converter=_prior_table
+    )
+    """Group name to mean and standard deviation of its mean, and of its standard deviation, over
+    images; groups that are not named keep the ranges above."""
+    prior_free_share: float = attrs.field(default=0.25, validator=_share)
+    """Share of images that keep the ranges although there are priors."""
+    channels: int = attrs.field(default=1, validator=_count)
+    """Contrasts of one head that are drawn together."""
+    crop: tuple[int, ...] | None = attrs.field(default=None, converter=_sides)
+    """Size of a random crop, working voxels; the whole grid if not given."""
     background_share: float = attrs.field(default=0.5, validator=_share)
     """Probability that tissue outside the segmented structures is drawn at all, where the learning
-    images are skull-stripped; otherwise it always is."""
-    bias_std: float = attrs.field(default=0.6, validator=validators.ge(0))
-    """Largest standard deviation of the log bias field's spline coefficients; drawn ~ U(0, s).
-    The field itself varies about half as much."""
-    bias_spacing_mm: float = attrs.field(default=50.0, validator=_positive)
+    images are skull-stripped."""
+    strip_share: float = attrs.field(default=0.0, validator=_share)
+    """Probability that it is left out, where they are not."""
+    strip_margin_mm: float = attrs.field(default=6.0, validator=validators.ge(0))
+    """How much of it then stays around the structures ~ U(0, m), mm."""
+    lesion_share: float = attrs.field(default=0.0, validator=_share)
+    """Share of images with lesion-like blobs, in one of the structures' group of most voxels."""
+    lesion_count: int = attrs.field(default=8, validator=_count)
+    """Most blobs in one image."""
+    lesion_radius_mm: float = attrs.field(default=6.0, validator=_positive)
+    """Largest radius of a blob, mm."""
+    bias_std: float = attrs.field(default=0.7, validator=validators.ge(0))
+    """Largest standard deviation of the logarithm of the bias field's spline coefficients; drawn
+    ~ U(0, s). The field itself varies about half as much."""
+    bias_spacing_mm: float = attrs.field(default=40.0, validator=_positive)
     """Distance of the bias field's control points, mm."""
-    gamma_std: float = attrs.field(default=0.4, validator=validators.ge(0))
+    gamma_std: float = attrs.field(default=0.5, validator=validators.ge(0))
     """Standard deviation of log gamma."""
+    ghost_share: float = attrs.field(default=0.05, validator=_share)
+    """Share of images with periodic ghosts."""
+    ghost_strength: float = attrs.field(default=0.4, validator=validators.ge(0.05))
+    """Largest relative modulation of k-space lines; drawn ~ U(0.05, s)."""
+    motion_share: float = attrs.field(default=0.05, validator=_share)
+    """Share of images whose head moved while k-space was filled."""
+    motion_deg: float = attrs.field(default=5.0, validator=validators.ge(0))
+    """Rotations of a movement ~ U(-r, r), degrees."""
+    motion_mm: float = attrs.field(default=3.0, validator=validators.ge(0))
+    """Translations of a movement ~ U(-t, t), mm."""
+    resolution_share: float = attrs.field(default=0.95, validator=_share)
+    """Share of images whose resolution is lowered."""
+    isotropic_share: float = attrs.field(default=0.1, validator=_share)
+    """Share of these in which it is lowered alike along all axes, rather than along one."""
+    spacing_isotropic_mm: float = attrs.field(default=4.0, validator=validators.ge(0))
+    """Voxel size where it is lowered alike ~ U(working spacing, r), mm."""
+    spacing_slices_mm: float = attrs.field(default=8.0, validator=validators.ge(0))
+    """Distance of slices along one random axis ~ U(working spacing, r), mm. They are between one
+    working voxel and this distance thick."""
     noise_std: float = attrs.field(default=0.04, validator=validators.ge(0))
-    """Largest standard deviation of added Gaussian noise; drawn ~ U(0, s)."""
-    thickness_max_mm: float = attrs.field(default=6.0, validator=validators.ge(0))
-    """Slice thickness along one random axis ~ U(working spacing, t), mm."""
-    thickness_share: float = attrs.field(default=0.5, validator=_share)
-    """Share of images with thick slices."""
+    """Largest standard deviation of added noise; drawn ~ U(0, s)."""
+    rician_share: float = attrs.field(default=0.5, validator=_share)
+    """Share of images that are magnitudes, with Rician noise; Gaussian in the others."""
     oversampling: int = attrs.field(default=2, validator=validators.in_((1, 2, 3, 4)))
     """Labels are warped on a grid this many times finer than the working one, then pooled,
     so that partial volume exists."""
@@ -214,6 +282,8 @@ class TrainingConfig:
     """Steps between two validations."""
     checkpoint_every: int = attrs.field(default=500, validator=_count)
     """Steps between two checkpoints."""
+    synthesis_device: str = attrs.field(default="auto", validator=validators.in_(("auto", "cpu")))
+    """Where images are synthesised: where the networks are, or on the CPU, ahead of a GPU."""
     precision: str = attrs.field(default="bf16", validator=validators.in_(("fp32", "bf16")))
     """Autocast type of the segmenter."""
     seed: int = attrs.field(default=0, validator=validators.ge(0))

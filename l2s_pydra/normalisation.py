@@ -1,5 +1,7 @@
 """Intensity normalisation shared by synthetic images, real images and inference."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -35,19 +37,23 @@ def normalise(x: Tensor) -> Tensor:
     low, high = zip(*(_range(image.detach()) for image in x), strict=True)
     view = (-1,) + (1,) * (x.ndim - 1)
     lo, hi = torch.stack(low).view(view), torch.stack(high).view(view)
-    return ((x - lo) / (hi - lo).clamp_min(1e-6)).clamp(0, 2)
+    scale = 1 / (hi - lo).clamp_min(1e-6)
+    if x.requires_grad:
+        return ((x - lo) * scale).clamp(0, 2)
+    return (x - lo).mul_(scale).clamp_(0, 2)
 
 
 def _range(image: Tensor) -> tuple[Tensor, Tensor]:
     values = image.reshape(-1)
     if values.numel() > _MOST_VOXELS:
-        values = values[_spread(values.numel(), values.device)]
+        values = values[_spread(values.numel(), str(values.device))]
     bright = values[values > values.mean()]
     high = _quantile(bright, 0.99) if bright.numel() else values.max()
     return _quantile(values, 0.005), high
 
 
-def _spread(count: int, device: torch.device) -> Tensor:
+@lru_cache(maxsize=16)
+def _spread(count: int, device: str) -> Tensor:
     """Choose indices that avoid the period of any axis: multiples of the golden ratio, mod 1."""
     steps = torch.arange(_MOST_VOXELS, dtype=torch.float64, device=device)
     return ((steps * _GOLDEN) % 1 * count).long()

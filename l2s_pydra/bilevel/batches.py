@@ -1,6 +1,8 @@
 """What a training run trains on, and the batches it draws from that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 import attrs
 import numpy as np
@@ -10,9 +12,12 @@ from torch import Tensor
 from ..config import TrainingConfig
 from ..normalisation import normalise
 from ..synthesis import Sample, SynthesisDraw, Synthesizer
+from ..targets import mirror_target
 from .processes import Processes
 
-__all__ = ["Batches", "RealScan", "TrainingData"]
+__all__ = ["Ahead", "Batches", "RealScan", "TrainingData"]
+
+_T = TypeVar("_T")
 
 _STREAMS = {"synthetic": 1, "choice": 2, "real": 3}
 
@@ -26,7 +31,7 @@ class RealScan:
     image: Tensor
     """(*S,) float32 on the working grid, any intensity unit."""
     target: Tensor
-    """(K, *S) share of each class in each voxel."""
+    """(*S,) class of each voxel, or (K, *S) shares of the classes; see :mod:`l2s_pydra.targets`."""
     fine_image: Tensor
     """(*F,) float32."""
     fine_channels: Tensor
@@ -97,10 +102,11 @@ class Batches:
     def sample(self, step: int, *, appearance: bool = True, count: int | None = None) -> Sample:
         """Render this process's share of the synthetic batch, or its first ``count`` images."""
         draws = self.processes.share(self.draws(step, appearance=appearance))
-        return self.data.synthesizer.render(draws[:count], self.device)
+        where = torch.device("cpu") if self.config.synthesis_device == "cpu" else self.device
+        return self.data.synthesizer.render(draws[:count], where).to(self.device)
 
     def real(self, step: int, count: int, *, augmented: bool) -> tuple[Tensor, Tensor]:
-        """Draw this process's share of ``count`` real images: (B, 1, *S), and (B, K, *S) targets.
+        """Draw this process's share of ``count`` real images: (B, 1, *S), and their targets.
 
         A count that the processes cannot share evenly is drawn whole by each of them.
 
@@ -110,7 +116,7 @@ class Batches:
         rng, scans = self._rng("real", step), self.data.learn
         order = rng.permutation(len(scans))
         chosen = [
-            (scans[int(order[i % len(scans)])], int(rng.integers(2**53)), float(rng.random()))
+            (scans[int(order[i % len(scans)])], int(rng.integers(2**53)), rng.random(4))
             for i in range(count)
         ]
         if count % self.processes.size == 0:
@@ -119,7 +125,7 @@ class Batches:
         images, targets = zip(*(realise(*choice) for choice in chosen), strict=True)
         return torch.stack(images)[:, None].to(self.device), torch.stack(targets).to(self.device)
 
-    def _augmented(self, scan: RealScan, seed: int, _: float) -> tuple[Tensor, Tensor]:
+    def _augmented(self, scan: RealScan, seed: int, _: Any) -> tuple[Tensor, Tensor]:
         synthesizer = self.data.synthesizer
         return synthesizer.augment(
             scan.fine_image,
@@ -128,8 +134,50 @@ class Batches:
             opposite=self.data.opposite,
         )
 
-    def _mirrored(self, scan: RealScan, _: int, chance: float) -> tuple[Tensor, Tensor]:
+    def _mirrored(self, scan: RealScan, _: int, chances: Any) -> tuple[Tensor, Tensor]:
         image, target = normalise(scan.image[None, None])[0, 0], scan.target
-        if chance < self.data.synthesizer.config.flip:
-            image, target = image.flip(0), target.flip(1)[list(self.data.opposite)]
+        if chances[0] < self.data.synthesizer.config.flip:
+            image, target = image.flip(0), mirror_target(target, self.data.opposite)
+        sides = self.data.synthesizer.image_shape
+        starts = [
+            int(chance * (n - side + 1))
+            for chance, n, side in zip(chances[1:], image.shape, sides, strict=False)
+        ]
+        for axis, (start, side) in enumerate(zip(starts, sides, strict=True)):
+            image = image.narrow(axis, start, side)
+            target = target.narrow(axis - len(sides), start, side)
         return image, target
+
+
+class Ahead(Generic[_T]):
+    """Makes what the next steps will need in a thread, while a GPU is busy with this one.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(step)``; depends on the step only.
+    steps : int
+        How many steps ahead; 0 makes everything when it is asked for.
+    """
+
+    def __init__(self, make: Callable[[int], _T], steps: int) -> None:
+        self._make, self._steps = make, steps
+        self._pending: dict[int, Future[_T]] = {}
+        self._pool = ThreadPoolExecutor(1) if steps else None
+
+    def __call__(self, step: int, last: int) -> _T:
+        """Return what ``step`` needs; nothing from ``last`` on is made ahead."""
+        if self._pool is None:
+            return self._make(step)
+        for number in range(step, min(last, step + self._steps + 1)):
+            if number not in self._pending:
+                self._pending[number] = self._pool.submit(self._make, number)
+        for number in [n for n in self._pending if n < step]:
+            self._pending.pop(number).cancel()
+        return self._pending.pop(step).result()
+
+    def close(self) -> None:
+        """Forget what was made ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pending.clear()

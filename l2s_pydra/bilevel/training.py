@@ -18,9 +18,10 @@ from ..config import LearnConfig
 from ..errors import ConfigError, TrainingError
 from ..segmentation import Segmenter, build_loss, dice_scores, predict_posteriors
 from ..synthesis import Sample
+from ..targets import as_classes, is_class_map
 from . import hypergradient as hg
 from . import self_check, updates
-from .batches import Batches, RealScan, TrainingData
+from .batches import Ahead, Batches, RealScan, TrainingData
 from .passes import Loss, Predict
 from .processes import Processes
 from .state import TrainingState
@@ -37,6 +38,8 @@ _TRIALS = 2
 """Draws that the estimators are compared on."""
 _CHECK_SIDE = {2: 128, 3: 48}
 """Largest side of the images they are compared on, voxels."""
+_AHEAD = 2
+"""Batches that are rendered ahead of a GPU."""
 _CHECK_STREAM = 2 * 10**9
 """Steps whose batches are for comparisons only start here."""
 
@@ -112,6 +115,7 @@ class Trainer:
         self.theta_rule = updates.adam()
         self.identity = _identity(config, data)
         self.state = self._start()
+        self._samples = Ahead(self._sample, 0)
 
     # ------------------------------------------------------------------ set-up
 
@@ -173,8 +177,17 @@ class Trainer:
         TrainingError
             If too many steps in a row had a loss or a gradient that was not finite.
         """
-        t, state = self.training, self.state
+        state = self.state
         clock = time.monotonic() - state.seconds
+        self._samples = Ahead(self._sample, _AHEAD if self._waits_for_cpu else 0)
+        try:
+            self._loop(clock, progress)
+        finally:
+            self._samples.close()
+        return state
+
+    def _loop(self, clock: float, progress: Progress | None) -> None:
+        t, state = self.training, self.state
         sums: dict[str, list[float]] = {}
         every = max(1, min(t.validate_every, t.steps // 400))
         while state.step < t.steps:
@@ -214,7 +227,6 @@ class Trainer:
                 )
             if saves:
                 self.save()
-        return state
 
     def save(self) -> None:
         """Write the checkpoint, if there is a file for it."""
@@ -248,15 +260,27 @@ class Trainer:
             values = self._plain(x, y, lr)
         else:
             learned = self._is_learned(step)
-            sample = self.batches.sample(step, appearance=not (learned and self._replaces))
+            started = time.monotonic()
+            sample = self._samples(step, t.steps)
+            waited = time.monotonic() - started
             if learned and self._moves_theta(step):
                 values = self._hypergradient(step, sample, lr)
             else:
                 with torch.no_grad():
                     x = self.augmentation(sample) if learned else sample.image
                 values = self._plain(x, sample.target, lr)
+            values["synthesis_seconds"] = waited
         self._average_phi(step)
         return {**values, "learning_rate": lr}
+
+    def _sample(self, step: int) -> Sample:
+        """Render the synthetic batch of a step."""
+        neutral = self._is_learned(step) and self._replaces
+        return self.batches.sample(step, appearance=not neutral)
+
+    @property
+    def _waits_for_cpu(self) -> bool:
+        return self.device.type != "cpu" and self.training.synthesis_device == "cpu"
 
     @property
     def _replaces(self) -> bool:
@@ -442,9 +466,9 @@ class Trainer:
                 state,
                 augment=lambda: self._augment(sample)[middle],
                 synthetic_loss=lambda predict, x, part: self._loss(
-                    predict, x, sample.target[middle][part]
+                    predict, x, _cut(sample.target, middle)[part]
                 ),
-                real_loss=lambda predict: self._loss(predict, x_real[middle], y_real[middle]),
+                real_loss=lambda predict: self._loss(predict, x_real[middle], _cut(y_real, middle)),
                 theta=list(self.augmentation.parameters()),
                 learning_rate=lr,
             )
@@ -472,7 +496,7 @@ class Trainer:
                 segmenter, scan.image, device=self.device, precision=self.training.precision
             )
             scores.append(
-                dice_scores(posteriors.argmax(0), scan.target.argmax(0), self.n_classes).numpy()
+                dice_scores(posteriors.argmax(0), as_classes(scan.target), self.n_classes).numpy()
             )
         return np.array(self.processes.merged(scores))
 
@@ -495,6 +519,11 @@ def _middle(size: Sequence[int], most: int, multiple: int) -> tuple[slice, ...]:
     starts = [(n - side) // 2 for n, side in zip(size, sides, strict=True)]
     inner = [slice(start, start + side) for start, side in zip(starts, sides, strict=True)]
     return (slice(None), slice(None), *inner)
+
+
+def _cut(target: Tensor, index: tuple[slice, ...]) -> Tensor:
+    """Part of a batch of targets, which may lack the axis of classes."""
+    return target[index[:1] + index[2:]] if is_class_map(target) else target[index]
 
 
 def _trusted(old: Sequence[Tensor], new: Sequence[Tensor], most: float | None) -> float:

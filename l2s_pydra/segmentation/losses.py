@@ -1,7 +1,7 @@
 r"""Segmentation losses, means over the batch.
 
 Symbols: :math:`z` logits, :math:`p` their softmax over the :math:`K` classes, :math:`t` targets
-(one-hot, or shares of a voxel), :math:`v` voxels.
+(one-hot, or shares of a voxel; see :mod:`l2s_pydra.targets`), :math:`v` voxels.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812  (the name torch users know)
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
+from ..targets import is_class_map
 
 __all__ = [
     "build_loss",
@@ -24,20 +25,50 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _check(logits: Tensor, target: Tensor) -> None:
-    if logits.shape != target.shape:
+    expected = logits.shape
+    if is_class_map(target):
+        expected = torch.Size((expected[0], *expected[2:]))
+    if target.shape != expected:
         raise ShapeError(
-            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape"
+            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} do not fit: shares of "
+            f"classes have the shape of the logits, class maps {tuple(expected)}"
         )
 
 
+def _at_class(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of each voxel's own class, and these classes: (B, V), (B, V)."""
+    classes = target.flatten(1).long()
+    return values.flatten(2).gather(1, classes[:, None])[:, 0], classes
+
+
+def _cross_entropy(log_p: Tensor, target: Tensor) -> Tensor:
+    if is_class_map(target):
+        return -_at_class(log_p, target)[0].mean()
+    return -(log_p * target).sum(1).mean()
+
+
+def _soft_dice(p: Tensor, target: Tensor, smooth: float) -> Tensor:
+    axes = tuple(range(2, p.ndim))
+    if is_class_map(target):
+        own, classes = _at_class(p, target)
+        none = p.new_zeros(p.shape[:2])
+        hits = none.scatter_add(1, classes, own)
+        size = none.scatter_add(1, classes, torch.ones_like(own))
+    else:
+        hits, size = (p * target).sum(axes), target.sum(axes)
+    return 1 - ((2 * hits + smooth) / (p.sum(axes) + size + smooth)).mean()
+
+
 def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
-    r"""Cross-entropy with soft targets.
+    r"""Cross-entropy, also with shares of classes.
 
     .. math:: \ell = -\frac{1}{V} \sum_v \sum_k t_{kv} \log p_{kv}
 
     Parameters
     ----------
-    logits, target : (B, K, *S) tensors
+    logits : (B, K, *S) tensor
+    target : (B, *S) integer or (B, K, *S) float tensor
+        Classes, or their shares.
 
     Returns
     -------
@@ -46,10 +77,10 @@ def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
     Raises
     ------
     ShapeError
-        If the shapes differ.
+        If the shapes do not fit.
     """
     _check(logits, target)
-    return -(F.log_softmax(logits, 1) * target).sum(1).mean()
+    return _cross_entropy(F.log_softmax(logits, 1), target)
 
 
 def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1e-5) -> Tensor:
@@ -60,7 +91,9 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1e-5) -> T
 
     Parameters
     ----------
-    logits, target : (B, K, *S) tensors
+    logits : (B, K, *S) tensor
+    target : (B, *S) integer or (B, K, *S) float tensor
+        Classes, or their shares.
     smooth : float, default=1e-5
         :math:`\epsilon`; keeps empty classes finite.
 
@@ -72,22 +105,21 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1e-5) -> T
     Raises
     ------
     ShapeError
-        If the shapes differ.
+        If the shapes do not fit.
 
     References
     ----------
     Milletari et al., V-Net, 3DV 2016; here without the squares.
     """
     _check(logits, target)
-    axes = tuple(range(2, logits.ndim))
-    p = logits.softmax(1)
-    overlap = 2 * (p * target).sum(axes) + smooth
-    return 1 - (overlap / (p.sum(axes) + target.sum(axes) + smooth)).mean()
+    return _soft_dice(logits.softmax(1), target, smooth)
 
 
 def cross_entropy_and_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Sum of :func:`cross_entropy_loss` and :func:`soft_dice_loss` (Isensee et al., nnU-Net)."""
-    return cross_entropy_loss(logits, target) + soft_dice_loss(logits, target)
+    _check(logits, target)
+    log_p = F.log_softmax(logits, 1)
+    return _cross_entropy(log_p, target) + _soft_dice(log_p.exp(), target, 1e-5)
 
 
 def logit_mse_loss(logits: Tensor, target: Tensor, *, scale: float = 5.0) -> Tensor:
@@ -97,16 +129,22 @@ def logit_mse_loss(logits: Tensor, target: Tensor, *, scale: float = 5.0) -> Ten
 
     Parameters
     ----------
-    logits, target : (B, K, *S) tensors
+    logits : (B, K, *S) tensor
+    target : (B, *S) integer or (B, K, *S) float tensor
+        Classes, or their shares.
     scale : float, default=5
         :math:`s`, as in the scripts of Hu et al. (ICCV 2025).
 
     Raises
     ------
     ShapeError
-        If the shapes differ.
+        If the shapes do not fit.
     """
     _check(logits, target)
+    if is_class_map(target):
+        # (z - s)^2 at a voxel's class and (z + s)^2 elsewhere differ by 4 s z.
+        own, _ = _at_class(logits, target)
+        return (logits + scale).square().mean() - 4 * scale * own.mean() / logits.shape[1]
     return torch.mean((logits - scale * (2 * target - 1)) ** 2)
 
 

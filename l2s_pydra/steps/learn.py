@@ -402,6 +402,7 @@ def _columns(history: Sequence[Mapping[str, float]]) -> list[str]:
         "gradient_norm",
         "theta_gradient_norm",
         "skipped_steps",
+        "synthesis_seconds",
         "validation_dice",
     ]
     theta = {key for row in history for key in row if key.startswith("theta/")}
@@ -426,6 +427,7 @@ def _write_samples(folder: Path, trainer: "Trainer", data: "TrainingData") -> No
     import torch
 
     from ..normalisation import normalise
+    from ..targets import as_classes
 
     folder.mkdir()
     learned_matters = trainer.augmentation.replaces_intensities
@@ -438,10 +440,10 @@ def _write_samples(folder: Path, trainer: "Trainer", data: "TrainingData") -> No
                     10**9 + i, appearance=not (learned and learned_matters)
                 )
                 image = trainer.augmentation(sample) if learned else sample.image
-                kinds[kind].append((image[0, 0].cpu(), sample.target[0].argmax(0).cpu()))
+                kinds[kind].append((image[0, 0].cpu(), as_classes(sample.target[0]).cpu()))
     step = max(1, len(data.learn) // _SAMPLES)
     for scan in data.learn[::step][:_SAMPLES]:
-        kinds["real"].append((normalise(scan.image[None, None])[0, 0], scan.target.argmax(0)))
+        kinds["real"].append((normalise(scan.image[None, None])[0, 0], as_classes(scan.target)))
     for kind, pairs in kinds.items():
         np.savez_compressed(
             folder / f"{kind}.npz",

@@ -1,5 +1,6 @@
 """The generator G: synthetic images from label maps, nothing learned."""
 
-from .synthesizer import GenerationLabels, Sample, SynthesisDraw, Synthesizer
+from .draw import SynthesisDraw
+from .synthesizer import GenerationLabels, Sample, Synthesizer
 
 __all__ = ["GenerationLabels", "Sample", "SynthesisDraw", "Synthesizer"]

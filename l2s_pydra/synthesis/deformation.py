@@ -15,12 +15,14 @@ from torch import Tensor
 __all__ = [
     "affine_matrix",
     "along_axis",
+    "bordered",
     "bspline_matrix",
     "control_shape",
     "dense_field",
     "gather_labels",
     "sample_image",
     "upsample",
+    "warp_labels",
 ]
 
 FOLDING_BOUND = 0.4
@@ -70,7 +72,9 @@ def node_positions(n: int, nodes: int) -> Tensor:
     return (torch.arange(nodes, dtype=torch.float32) - 1) * h
 
 
-def upsample(control: Tensor, shape: Sequence[int]) -> Tensor:
+def upsample(
+    control: Tensor, shape: Sequence[int], window: Sequence[slice] | None = None
+) -> Tensor:
     """Evaluate a tensor-product cubic B-spline by one small matrix product per axis.
 
     Parameters
@@ -78,16 +82,18 @@ def upsample(control: Tensor, shape: Sequence[int]) -> Tensor:
     control : (C, *nodes) tensor
         Coefficients.
     shape : tuple of int
-        Output size.
+        Size of the grid.
+    window : sequence of slice, optional
+        Part of the grid that is wanted; all of it by default.
 
     Returns
     -------
-    (C, *shape) tensor
+    (C, *shape) tensor, or of the size of the window
     """
     x = control
     for axis, n in reversed(list(enumerate(shape))):
         basis = bspline_matrix(n, control.shape[axis + 1], control.device)
-        x = along_axis(basis, x, axis + 1)
+        x = along_axis(basis if window is None else basis[window[axis]], x, axis + 1)
     return x
 
 
@@ -133,7 +139,13 @@ def affine_matrix(
 
 
 def dense_field(
-    matrix: Tensor, translation: Tensor, displacement: Tensor, shape: Sequence[int]
+    matrix: Tensor,
+    translation: Tensor,
+    displacement: Tensor,
+    shape: Sequence[int],
+    *,
+    window: Sequence[slice] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Source coordinate of each voxel: B-spline displacement, then affine about the centre.
 
@@ -149,10 +161,14 @@ def dense_field(
         B-spline coefficients, voxels.
     shape : tuple of int
         Size of the grid.
+    window : sequence of slice, optional
+        Part of the grid that is wanted; all of it by default.
+    device : torch.device or str, default="cpu"
+        Of the result.
 
     Returns
     -------
-    (ndim, *shape) tensor
+    (ndim, *shape) tensor, or of the size of the window
         Voxel coordinates in the source.
     """
     nodes = displacement.shape[1:]
@@ -161,7 +177,12 @@ def dense_field(
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) - center
     displaced = grid + torch.movedim(displacement, 0, -1)
     moved = displaced @ matrix.T.to(displaced) + center + translation.to(displaced)
-    return upsample(torch.movedim(moved, -1, 0).contiguous(), shape)
+    return upsample(torch.movedim(moved, -1, 0).contiguous().to(device), shape, window)
+
+
+def bordered(labels: Tensor) -> Tensor:
+    """Surround a label map (*S,) with one voxel of 0 on every side, as :func:`warp_labels` wants."""
+    return F.pad(labels, [1, 1] * labels.ndim)
 
 
 def gather_labels(labels: Tensor, field: Tensor) -> Tensor:
@@ -177,18 +198,31 @@ def gather_labels(labels: Tensor, field: Tensor) -> Tensor:
     -------
     (*T,) tensor of the labels' type
     """
+    return warp_labels(bordered(labels), field.clone())
+
+
+def warp_labels(labels: Tensor, field: Tensor) -> Tensor:
+    """Do what :func:`gather_labels` does, with a prepared map and without a copy of the field.
+
+    Parameters
+    ----------
+    labels : (*(S + 2),) integer tensor
+        From :func:`bordered`.
+    field : (ndim, *T) tensor
+        Voxel coordinates in the map without its border. Overwritten.
+
+    Returns
+    -------
+    (*T,) tensor of the labels' type
+    """
+    # Coordinates beyond the map fall onto its border. Indices are exact integers in float32 up to
+    # 2**24 voxels only, so they are put together as int32.
     index: Tensor | None = None
-    inside: Tensor | None = None
-    for axis, n in enumerate(labels.shape):
-        c = field[axis].round().to(torch.int32)
-        ok = (c >= 0) & (c < n)
-        inside = ok if inside is None else inside.logical_and_(ok)
-        c = c.clamp_(0, n - 1)
-        index = c if index is None else index.mul_(n).add_(c)
+    for coordinate, n in zip(field, labels.shape, strict=True):
+        near = coordinate.add_(1).round_().clamp_(0, n - 1).to(torch.int32)
+        index = near if index is None else index.mul_(n).add_(near)
     assert index is not None
-    assert inside is not None
-    values = labels.reshape(-1).index_select(0, index.reshape(-1)).view(index.shape)
-    return values.mul_(inside)
+    return labels.reshape(-1).index_select(0, index.view(-1)).view(index.shape)
 
 
 def sample_image(image: Tensor, field: Tensor) -> Tensor:

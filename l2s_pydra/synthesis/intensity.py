@@ -1,4 +1,4 @@
-"""Appearance: Gaussian mixture, pooling, gamma, bias field, slice thickness.
+"""Appearance: Gaussian mixture, pooling, shares of labels, gamma.
 
 Every function is differentiable in its image and works on batches in 2-D and 3-D.
 """
@@ -13,12 +13,11 @@ from .deformation import along_axis
 
 __all__ = [
     "block_means",
+    "dilate",
     "gamma",
     "mixture",
     "pool",
     "soft_labels",
-    "thick_slices",
-    "thickness_matrix",
 ]
 
 _OFFSET = 1e-2
@@ -41,7 +40,21 @@ def mixture(groups: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tenso
     """
     flat = groups.reshape(-1).to(torch.int32)
     mean, std = means.index_select(0, flat), stds.index_select(0, flat)
-    return torch.addcmul(mean, std, noise.reshape(-1)).view(groups.shape)
+    if mean.requires_grad or std.requires_grad:
+        return torch.addcmul(mean, std, noise.reshape(-1)).view(groups.shape)
+    return mean.addcmul_(std, noise.reshape(-1)).view(groups.shape)
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """Grow a mask (*S,) by a cube of ``radius`` voxels to each side: one band matrix per axis."""
+    if radius < 1:
+        return mask
+    grown = mask.float()
+    for axis, n in enumerate(mask.shape):
+        i = torch.arange(n, device=mask.device)
+        band = ((i[:, None] - i).abs() <= radius).float()
+        grown = along_axis(band, grown, axis).clamp_(max=1)
+    return grown > 0
 
 
 def pool(fine: Tensor, factor: int) -> Tensor:
@@ -100,40 +113,11 @@ def gamma(x: Tensor, exponents: Sequence[float]) -> Tensor:
     """
     if all(g == 1 for g in exponents):
         return x
+    if not x.requires_grad:
+        powers = (x.clamp_min(0)).add_(_OFFSET)
+        for image, exponent in zip(powers, exponents, strict=True):
+            image.pow_(exponent).sub_(_OFFSET**exponent)
+        return powers
     g = torch.tensor(exponents, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
-    return (x.clamp_min(0) + _OFFSET).pow(g) - _OFFSET**g
-
-
-def thickness_matrix(n: int, thickness: float, device: torch.device | None = None) -> Tensor:
-    """Blur along an axis to a slice thickness, sample one slice per thickness, interpolate back.
-
-    Parameters
-    ----------
-    n : int
-        Voxels along the axis.
-    thickness : float
-        Slice thickness in voxels, at least 1.
-
-    Returns
-    -------
-    (n, n) tensor
-        Rows sum to one. Slice profile: Gaussian with the thickness as full width at half maximum
-        (Billot et al. 2023, section 3.2: attenuation at the new Nyquist frequency).
-    """
-    if thickness <= 1:
-        return torch.eye(n, device=device)
-    x = torch.arange(n, dtype=torch.float32, device=device)
-    slices = max(2, round(n / thickness))
-    centers = torch.linspace(0, n - 1, slices, device=device)
-    sigma = thickness / 2.355
-    profile = torch.exp(-0.5 * ((centers[:, None] - x[None]) / sigma) ** 2)
-    profile = profile / profile.sum(1, keepdim=True)
-    position = x * (slices - 1) / max(n - 1, 1)
-    hat = (1 - (position[:, None] - torch.arange(slices, device=device)[None]).abs()).clamp_min(0)
-    return hat @ profile
-
-
-def thick_slices(x: Tensor, axis: int, thickness: float) -> Tensor:
-    """Apply :func:`thickness_matrix` along one spatial axis of (B, C, *S)."""
-    matrix = thickness_matrix(x.shape[axis + 2], thickness, x.device).to(x.dtype)
-    return along_axis(matrix, x, axis + 2)
+    bent: Tensor = (x.clamp_min(0) + _OFFSET).pow(g) - _OFFSET**g
+    return bent

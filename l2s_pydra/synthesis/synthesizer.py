@@ -1,25 +1,28 @@
 """The generator G: draw random parameters, render the image they describe.
 
-Drawing and rendering are separate: a :class:`SynthesisDraw` is a record that can be stored as JSON,
-shown and replayed; the same draw gives the same image.
+Drawing and rendering are separate: a :class:`~l2s_pydra.synthesis.SynthesisDraw` is a record that
+can be stored as JSON, shown and replayed; the same draw gives the same image.
 """
 
-import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import SynthesisConfig
-from ..errors import LabelError
+from ..errors import ConfigError, LabelError
 from ..normalisation import normalise
-from . import deformation, intensity
+from . import artefacts, deformation, intensity, resolution
+from .draw import Drawer, SynthesisDraw
+from .lesions import blobs, eligible_centers
+from .noise import standard_normal
 
-__all__ = ["GenerationLabels", "Sample", "SynthesisDraw", "Synthesizer"]
+__all__ = ["GenerationLabels", "Sample", "Synthesizer"]
+
+_T = TypeVar("_T")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -28,72 +31,43 @@ class GenerationLabels:
 
     Generation labels may be finer than segmentation labels: CSF and skull have an intensity of
     their own and are background to the segmenter.
+
+    Raises
+    ------
+    LabelError
+        If the tables do not fit one another.
     """
 
     group: Tensor = attrs.field()
     """(L,) integer: intensity group of each generation label; 0 is outside, which is always black."""
-    channel: Tensor
+    channel: Tensor = attrs.field()
     """(L,) int64: channel of the segmentation of each generation label."""
     group_names: tuple[str, ...]
     """Name of each group; the first is ``outside``."""
-    swap: Tensor
+    swap: Tensor = attrs.field()
     """(L,) integer: the generation label on the other side of the body."""
     n_channels: int
     """Number of segmentation classes, background included."""
 
-    @group.validator
-    def _check(self, _: Any, value: Tensor) -> None:
-        if int(value[0]) != 0:
+    def __attrs_post_init__(self) -> None:
+        if int(self.group[0]) != 0:
             raise LabelError("generation label 0 must be in group 0 (outside)")
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class SynthesisDraw:
-    """Everything random of one synthetic image; voxels are those of the fine grid."""
-
-    seed: int
-    """Seed of the noise."""
-    label_map: int
-    """Which label map."""
-    flip: bool
-    """Whether left and right are exchanged."""
-    matrix: Tensor
-    """(ndim, ndim) linear part of the affine."""
-    translation: Tensor
-    """(ndim,) voxels."""
-    displacement: Tensor
-    """(ndim, *nodes) B-spline coefficients, voxels."""
-    background: bool
-    """Whether background tissue (group above 0, channel 0) is rendered."""
-    means: Tensor
-    """(G,) mean of each group."""
-    stds: Tensor
-    """(G,) standard deviation of each group's working voxels."""
-    gamma: float
-    """Exponent."""
-    log_bias: Tensor
-    """(*nodes,) B-spline coefficients of the log bias field."""
-    thickness_axis: int
-    """Axis of the slices."""
-    thickness: float
-    """Slice thickness in working voxels; 1 leaves the image alone."""
-    noise_std: float
-    """Standard deviation of the added noise."""
-
-    def to_json(self) -> str:
-        """JSON that :meth:`from_json` reads back exactly."""
-        values = {
-            key: value.tolist() if isinstance(value, Tensor) else value
-            for key, value in attrs.asdict(self, recurse=False).items()
+        tables = {
+            "group": (self.group, len(self.group_names)),
+            "channel": (self.channel, self.n_channels),
+            "swap": (self.swap, len(self.group)),
         }
-        return json.dumps(values)
-
-    @classmethod
-    def from_json(cls, text: str) -> "SynthesisDraw":
-        """Read what :meth:`to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        tensors = {k: torch.tensor(v) for k, v in values.items() if isinstance(v, list)}
-        return cls(**(values | tensors))
+        for name, (table, count) in tables.items():
+            if len(table) != len(self.group):
+                raise LabelError(
+                    f"the table {name!r} has {len(table)} generation labels, 'group' has "
+                    f"{len(self.group)}; give each label one entry in either"
+                )
+            if int(table.min()) < 0 or int(table.max()) >= count:
+                raise LabelError(
+                    f"the table {name!r} goes from {int(table.min())} to {int(table.max())}; "
+                    f"values from 0 to {count - 1} are known"
+                )
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -101,9 +75,10 @@ class Sample:
     """A batch of synthetic images and what they were made of."""
 
     image: Tensor
-    """(B, 1, *S) finished image, about [0, 1]."""
+    """(B, C, *S) finished image, about [0, 1]."""
     target: Tensor
-    """(B, K, *S) share of each class in each voxel."""
+    """(B, *S) class of each voxel, or (B, K, *S) shares of the classes where fine voxels were
+    pooled; see :mod:`l2s_pydra.targets`."""
     groups: Tensor
     """(B, *F) group of each voxel of the fine grid."""
     draws: tuple[SynthesisDraw, ...]
@@ -114,6 +89,15 @@ class Sample:
     """Fine voxels per working voxel and axis."""
     silent_outside: bool = False
     """Whether noise stops at the border of the tissue, as in skull-stripped images."""
+    whole: tuple[int, ...] | None = None
+    """Size of the working grid that the images are crops of, if they are."""
+
+    def to(self, device: torch.device | str) -> "Sample":
+        """Return the sample on a device; itself if it is there."""
+        if self.image.device == torch.device(device):
+            return self
+        moved = {n: getattr(self, n).to(device) for n in ("image", "target", "groups")}
+        return attrs.evolve(self, **moved)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -127,32 +111,42 @@ class Sample:
 
         Returns
         -------
-        (B, 1, *S) tensor, or (B, 1, *F) if ``fine``
+        (B, 1, *S) tensor, or (B, 1, *F) if ``fine``; not to be changed in place
         """
         shape = self.groups.shape[1:] if fine else self.image.shape[2:]
-        noise = [_normal(seed, stream + (1000 if fine else 0), shape) for seed in self.seeds]
-        drawn = torch.stack(noise)[:, None].to(self.image.device)
-        return drawn * self._tissue() if self.silent_outside and not fine else drawn
+        device = self.image.device
+        drawn = _stacked(
+            [standard_normal(s, stream + (1000 if fine else 0), shape, device) for s in self.seeds]
+        )[:, None]
+        return drawn * self.tissue() if self.silent_outside and not fine else drawn
 
-    def _tissue(self) -> Tensor:
-        """(B, 1, *S): whether a voxel holds any tissue."""
-        share = intensity.pool((self.groups > 0)[:, None].float(), self.oversampling)
-        return (share > 0).float()
+    def tissue(self) -> Tensor:
+        """(B, 1, *S): whether a voxel holds any tissue, 0 or 1."""
+        return (intensity.pool((self.groups > 0)[:, None].float(), self.oversampling) > 0).float()
 
     def finish(self, fine: Tensor) -> Tensor:
-        """Do what the generator does after the Gaussian mixture: pool, gamma, bias, thick slices.
+        """Do what the generator does after the Gaussian mixture, but add no noise.
 
-        Differentiable; adds no noise and does not normalise.
+        Pool to the working grid; gamma, bias field, ghosts, movements; resolution. Differentiable;
+        does not normalise.
 
         Parameters
         ----------
-        fine : (B, 1, *F) tensor
+        fine : (B, C, *F) tensor
 
         Returns
         -------
-        (B, 1, *S) tensor
+        (B, C, *S) tensor
         """
-        return _appearance(intensity.pool(fine, self.oversampling), self.draws)
+        pooled = intensity.pool(fine, self.oversampling)
+        images = []
+        for image, draw in zip(pooled, self.draws, strict=True):
+            signal = _signal(image, draw, self.whole)
+            if draw.anisotropic:
+                low = resolution.degrade(signal, draw.spacing, draw.thickness)
+                signal = resolution.restore(low, signal.shape[1:])
+            images.append(signal)
+        return _stacked(images)
 
     @staticmethod
     def normalise(image: Tensor) -> Tensor:
@@ -160,23 +154,74 @@ class Sample:
         return normalise(image)
 
 
-def _appearance(x: Tensor, draws: Sequence[SynthesisDraw]) -> Tensor:
-    """Gamma, bias field and thick slices of images (B, 1, *S) on the working grid."""
-    x = intensity.gamma(x, [draw.gamma for draw in draws])
-    images = []
-    for image, draw in zip(x, draws, strict=True):
-        if bool(draw.log_bias.any()):
-            log_bias = deformation.upsample(draw.log_bias[None].to(image), x.shape[2:])
-            image = image * log_bias.exp()
-        if draw.thickness > 1:
-            image = intensity.thick_slices(image[None], draw.thickness_axis, draw.thickness)[0]
-        images.append(image)
-    return torch.stack(images)
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack, without a copy of a single tensor."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
-def _normal(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + stream) % 2**63)
-    return torch.randn(tuple(shape), generator=generator)
+def _signal(x: Tensor, draw: SynthesisDraw, whole: Sequence[int] | None = None) -> Tensor:
+    """Gamma, bias field, ghosts and movements of one image (C, *S)."""
+    x = intensity.gamma(x, draw.gamma)
+    if bool(draw.log_bias.any()):
+        size = x.shape[1:]
+        window = [slice(a, a + n) for a, n in zip(draw.start, size, strict=True)]
+        # Exponentiated where it is small: positive coefficients make a positive field.
+        field = deformation.upsample(draw.log_bias.exp().to(x), whole or size, window)
+        x = x * field if x.requires_grad else field.mul_(x)
+    axis, count, strength = draw.ghosts
+    if strength > 0:
+        x = artefacts.ghosts(x, axis, count, strength)
+    if len(draw.movements):
+        moves = draw.movements.to(x)
+        turns, shifts = moves[:, 1 : 1 - x.ndim], moves[:, 1 - x.ndim :]
+        x = artefacts.motion(x, moves[:, 0], turns, shifts, draw.movement_axis)
+    return x
+
+
+def _acquired(x: Tensor, draw: SynthesisDraw, tissue: Tensor | None) -> Tensor:
+    """Sample one image (C, *S) at its resolution, with noise, and bring it back.
+
+    Where ``tissue`` (*S) is 0 there is no noise.
+    """
+    size = x.shape[1:]
+    low = resolution.degrade(x, draw.spacing, draw.thickness) if draw.anisotropic else x
+    noisy = _noisy(low, draw)
+    image = resolution.restore(noisy, size) if draw.anisotropic else noisy
+    if tissue is None:
+        return image
+    clean = resolution.restore(low, size) if draw.anisotropic else low
+    return torch.where(tissue > 0, image, clean)
+
+
+def _noisy(x: Tensor, draw: SynthesisDraw) -> Tensor:
+    if not any(draw.noise_std):
+        return x
+    std = torch.tensor(draw.noise_std, device=x.device).view(-1, *[1] * (x.ndim - 1))
+    if draw.rician:
+        real, imaginary = (standard_normal(draw.seed, k, x.shape, x.device) for k in (3, 4))
+        return artefacts.rician(x, std, real, imaginary)
+    return torch.addcmul(x, std, standard_normal(draw.seed, 3, x.shape, x.device))
+
+
+def _checked_maps(_: Any, field: Any, maps: Sequence[Tensor]) -> None:
+    if not maps:
+        raise LabelError("there is no label map to make images from")
+    for number, labels in enumerate(maps):
+        where = f"label map {number}"
+        if labels.is_floating_point():
+            raise LabelError(f"{where} holds {labels.dtype}, not integers")
+        if labels.shape != maps[0].shape:
+            raise LabelError(
+                f"{where} has the size {tuple(labels.shape)}, the first {tuple(maps[0].shape)}; "
+                "bring them to one grid"
+            )
+        if labels.ndim not in (2, 3) or 0 in labels.shape:
+            raise LabelError(f"{where} has the size {tuple(labels.shape)}; 2-D or 3-D is needed")
+        if int(labels.min()) < 0 or int(labels.max()) == int(labels.min()):
+            raise LabelError(
+                f"{where} has the labels {int(labels.min())} to {int(labels.max())}; at least two "
+                "from 0 on are needed"
+            )
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -195,23 +240,63 @@ class Synthesizer:
     spacing_mm : float
         Voxel size of the working grid.
     background_always : bool
-        Whether background tissue is always rendered (the learning images show it).
+        Whether background tissue is part of the images that are to be segmented.
+
+    Raises
+    ------
+    LabelError
+        If a label map is empty, of one label only, of another size, or has labels beyond the table.
+    ConfigError
+        If the voxel size or the crop cannot be used.
 
     References
     ----------
     Billot et al., SynthSeg, Medical Image Analysis 2023, section 3.
     """
 
-    label_maps: Sequence[Tensor]
+    label_maps: Sequence[Tensor] = attrs.field(validator=_checked_maps)
     labels: GenerationLabels
     config: SynthesisConfig
     spacing_mm: float
     background_always: bool = True
+    _prepared: dict[Any, Any] = attrs.field(factory=dict, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not (math.isfinite(self.spacing_mm) and self.spacing_mm > 0):
+            raise ConfigError(f"a voxel size is a number of mm above 0, not {self.spacing_mm}")
+        largest = max(int(labels.max()) for labels in self.label_maps)
+        if largest >= len(self.labels.group):
+            raise LabelError(
+                f"a label map has the label {largest}, the table ends at "
+                f"{len(self.labels.group) - 1}; complete the table"
+            )
+        factor, crop = self.config.oversampling, self.config.crop
+        if any(n % factor for n in self.shape):
+            raise ConfigError(
+                f"label maps of the size {self.shape} cannot be pooled by {factor}; "
+                "pad them, or set synthesis.oversampling to 1"
+            )
+        whole = self.working_shape
+        if crop and (len(crop) != len(whole) or any(map(int.__gt__, crop, whole))):
+            raise ConfigError(
+                f"a crop of {crop} does not fit into the working grid of {whole} voxels; "
+                "set synthesis.crop to null or to a smaller size"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Size of the fine grid."""
         return tuple(self.label_maps[0].shape)
+
+    @property
+    def working_shape(self) -> tuple[int, ...]:
+        """Size of the whole working grid."""
+        return tuple(n // self.config.oversampling for n in self.shape)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Size of the images: the crop, or the whole working grid."""
+        return self.config.crop or self.working_shape
 
     @property
     def fine_spacing_mm(self) -> float:
@@ -233,108 +318,150 @@ class Synthesizer:
             Whether to draw gamma, bias field and noise; otherwise they are neutral, for an
             augmentation that brings its own.
         """
-        rng = np.random.default_rng([seed, 77])
-        c = self.config
-        which = int(rng.integers(len(self.label_maps)))
-        groups = len(self.labels.group_names)
-        means, stds = rng.uniform(*c.mean_range, groups), rng.uniform(*c.std_range, groups)
-        means[0] = stds[0] = 0
-        strength = rng.uniform(0, c.bias_std) if appearance else 0.0
-        size = [n / c.oversampling for n in self.shape]
-        nodes = deformation.control_shape(
-            [math.ceil(n) for n in size], c.bias_spacing_mm / self.spacing_mm
+        drawer = Drawer(
+            config=self.config,
+            shape=self.shape,
+            spacing_mm=self.spacing_mm,
+            n_maps=len(self.label_maps),
+            group_names=self.labels.group_names,
+            background_always=self.background_always,
         )
-        gamma = math.exp(c.gamma_std * rng.standard_normal()) if appearance else 1.0
-        noise_std = rng.uniform(0, c.noise_std) if appearance else 0.0
-        thick = rng.random() < c.thickness_share
-        thickness = rng.uniform(1, max(1.0, c.thickness_max_mm / self.spacing_mm)) if thick else 1.0
-        return SynthesisDraw(
-            seed=seed,
-            label_map=which if label_map is None else label_map,
-            background=bool(rng.random() < c.background_share) or self.background_always,
-            means=torch.tensor(means, dtype=torch.float32),
-            stds=torch.tensor(stds, dtype=torch.float32),
-            gamma=gamma,
-            log_bias=torch.tensor(strength * rng.standard_normal(nodes), dtype=torch.float32),
-            thickness_axis=int(rng.integers(len(self.shape))),
-            thickness=float(thickness),
-            noise_std=float(noise_std),
-            **self._draw_space(rng),
-        )
+        return drawer(seed, label_map=label_map, appearance=appearance)
 
-    def _draw_space(self, rng: np.random.Generator) -> dict[str, Any]:
-        c, ndim, voxel = self.config, len(self.shape), self.fine_spacing_mm
-        angles = np.deg2rad(rng.uniform(-c.rotation_deg, c.rotation_deg, 1 if ndim == 2 else 3))
-        scaling = 1 / rng.uniform(1 - c.scaling, 1 + c.scaling, ndim)
-        shear = rng.uniform(-c.shearing, c.shearing, ndim * (ndim - 1) // 2)
-        spacing = c.nonlinear_spacing_mm / voxel
-        nodes = deformation.control_shape(self.shape, spacing)
-        std = rng.uniform(0, c.nonlinear_std_mm) / voxel
-        bound = deformation.FOLDING_BOUND * min(
-            (n - 1) / (k - 3) for n, k in zip(self.shape, nodes, strict=True)
-        )
-        displacement = (std * rng.standard_normal((ndim, *nodes))).clip(-bound, bound)
-        return {
-            "matrix": deformation.affine_matrix(angles.tolist(), scaling.tolist(), shear.tolist()),
-            "translation": torch.tensor(
-                rng.uniform(-c.translation_mm, c.translation_mm, ndim) / voxel, dtype=torch.float32
-            ),
-            "displacement": torch.tensor(displacement, dtype=torch.float32),
-            "flip": bool(rng.random() < c.flip),
-        }
+    def field(self, draw: SynthesisDraw, device: torch.device | str = "cpu") -> Tensor:
+        """Voxel coordinates in the source of each fine voxel: (ndim, *F); see ``deformation``.
 
-    def field(self, draw: SynthesisDraw) -> Tensor:
-        """Voxel coordinates in the source of each fine voxel: (ndim, *F); see ``deformation``."""
+        Of a crop, those of its voxels.
+        """
+        factor = self.config.oversampling
+        window = [
+            slice(factor * a, factor * (a + n))
+            for a, n in zip(draw.start, self.image_shape, strict=True)
+        ]
         field = deformation.dense_field(
-            draw.matrix, draw.translation, draw.displacement, self.shape
+            draw.matrix,
+            draw.translation,
+            draw.displacement,
+            self.shape,
+            window=window if self.config.crop else None,
+            device=device,
         )
         return field.flip(1) if draw.flip else field
 
     def render(self, draws: Sequence[SynthesisDraw], device: torch.device | str = "cpu") -> Sample:
-        """Render the images that ``draws`` describe.
+        """Render the images that ``draws`` describe, on ``device``.
+
+        The same draw gives the same image, to the last bit on one device and to 1e-3 (of the range
+        [0, 1]) on another, but for a few voxels on borders of labels.
 
         Returns
         -------
         Sample
-            On ``device``.
         """
-        fine, groups, targets = [], [], []
-        for draw in draws:
-            warped = deformation.gather_labels(self.label_maps[draw.label_map], self.field(draw))
-            flat = warped.reshape(-1).to(torch.int32)
-            swap = self.labels.swap if draw.flip else torch.arange(len(self.labels.swap))
-            lookup = self.labels.group[swap.long()]
-            channel = self.labels.channel[swap.long()]
-            if not draw.background:
-                lookup = lookup * (channel > 0)
-            group = lookup.index_select(0, flat).view(warped.shape)
-            noise = _normal(draw.seed, 2, warped.shape)
-            # Pooling divides the standard deviation by the root of the voxels pooled.
-            stds = draw.stds * self.config.oversampling ** (warped.ndim / 2)
-            fine.append(intensity.mixture(group, draw.means, stds, noise))
-            groups.append(group)
-            targets.append(
-                intensity.soft_labels(
-                    channel.index_select(0, flat).view(warped.shape),
-                    self.labels.n_channels,
-                    self.config.oversampling,
-                )
-            )
-        sample = Sample(
-            image=torch.empty(0),
-            target=torch.stack(targets).to(device),
-            groups=torch.stack(groups).to(device),
+        parts = [self._render(draw, torch.device(device)) for draw in draws]
+        images, targets, groups = zip(*parts, strict=True)
+        return Sample(
+            image=_stacked(images),
+            target=_stacked(targets),
+            groups=_stacked(groups),
             draws=tuple(draws),
             group_names=self.labels.group_names,
             oversampling=self.config.oversampling,
             silent_outside=not self.background_always,
+            whole=self.working_shape if self.config.crop else None,
         )
-        image = sample.finish(torch.stack(fine)[:, None].to(device))
-        noise_stds = torch.tensor([d.noise_std for d in draws]).view(-1, *[1] * (image.ndim - 1))
-        sample = attrs.evolve(sample, image=image)
-        image = image + noise_stds.to(device) * sample.noise(stream=3)
-        return attrs.evolve(sample, image=normalise(image))
 
+    @torch.no_grad()
+    def _render(self, draw: SynthesisDraw, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """One image: (C, *S), its target, its groups (*F,)."""
+        factor = self.config.oversampling
+        labels = self._map(draw.label_map, device)
+        warped = deformation.warp_labels(labels, self.field(draw, device))
+        group, channel = self._tables(draw.flip, device)
+        index = warped.view(-1).to(torch.int32)
+
+        def looked_up(table: Tensor) -> Tensor:
+            return table.index_select(0, index).view(warped.shape)
+
+        channels, groups = looked_up(channel), looked_up(group)
+        self._strip(draw, groups, channels)
+        fine = self._mixture(draw, groups)
+        self._add_lesions(fine, groups, channels, draw)
+        x = _signal(intensity.pool(fine[None], factor)[0], draw, self.working_shape)
+        tissue = None
+        if not self.background_always:
+            tissue = intensity.pool((groups > 0)[None, None].float(), factor)[0, 0]
+        image = _acquired(x, draw, tissue)
+        del x, fine
+        target = channels
+        if factor > 1:
+            target = intensity.soft_labels(channels, self.labels.n_channels, factor)
+        return normalise(image[:, None])[:, 0], target, groups
+
+    @staticmethod
+    def _strip(draw: SynthesisDraw, groups: Tensor, channels: Tensor) -> None:
+        """Put tissue outside the structures outside, in place, if that is what was drawn."""
+        if not draw.background:
+            kept = intensity.dilate(channels > 0, round(draw.margin))
+            groups.mul_(kept)
+
+    def _mixture(self, draw: SynthesisDraw, groups: Tensor) -> Tensor:
+        """(C, *F): the Gaussian mixture over groups."""
+        # Pooling divides the standard deviation by the root of the voxels pooled.
+        stds = draw.stds * self.config.oversampling ** (groups.ndim / 2)
+        channels = [
+            intensity.mixture(
+                groups,
+                mean.to(groups.device),
+                std.to(groups.device),
+                standard_normal(draw.seed, 2 + 10 * number, groups.shape, groups.device),
+            )
+            for number, (mean, std) in enumerate(zip(draw.means, stds, strict=True))
+        ]
+        return _stacked(channels)
+
+    def _add_lesions(
+        self, fine: Tensor, groups: Tensor, channels: Tensor, draw: SynthesisDraw
+    ) -> None:
+        """Draw blobs over the image (C, *F), inside the group that most voxels belong to."""
+        if not len(draw.lesions):
+            return
+        inside = groups * (channels > 0)
+        counts = torch.bincount(inside.flatten().to(torch.int64))[1:]
+        if not len(counts):
+            return
+        where = inside == int(counts.argmax()) + 1
+        shares, radii, means, stds = draw.lesions[:, :4].to(fine.device).unbind(1)
+        centers = eligible_centers(where, shares)
+        mask = blobs(fine.shape[1:], centers, radii, draw.lesions[:, 4:].to(fine.device))
+        mask = mask * where
+        spread = stds[0] * self.config.oversampling ** (groups.ndim / 2)
+        noise = standard_normal(draw.seed, 5, mask.shape, fine.device)
+        fine.lerp_((means[0] + spread * noise).expand_as(fine), mask.expand_as(fine))
+
+    def _map(self, number: int, device: torch.device) -> Tensor:
+        """Label map with its border, on the device; made once."""
+        return self._once(
+            ("map", number, str(device)),
+            lambda: deformation.bordered(self.label_maps[number]).to(device),
+        )
+
+    def _tables(self, flip: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Group and channel of each label, of the other side's label if ``flip``."""
+        return self._once(("tables", flip, str(device)), lambda: self._made_tables(flip, device))
+
+    def _made_tables(self, flip: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+        swap = self.labels.swap.long() if flip else torch.arange(len(self.labels.swap))
+        small = torch.uint8 if self.labels.n_channels <= 255 else torch.int16
+        return self.labels.group[swap].to(device), self.labels.channel[swap].to(small).to(device)
+
+    def _once(self, key: Any, make: Callable[[], _T]) -> _T:
+        if key not in self._prepared:
+            self._prepared[key] = make()
+        prepared: _T = self._prepared[key]
+        return prepared
+
+    @torch.no_grad()
     def augment(
         self, image: Tensor, channels: Tensor, draw: SynthesisDraw, *, opposite: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
@@ -347,7 +474,7 @@ class Synthesizer:
         channels : (*F,) integer tensor
             Segmentation class of each voxel.
         draw : SynthesisDraw
-            Deformation, gamma, bias field, slice thickness and noise are used.
+            Deformation, gamma, bias field, artefacts, resolution and noise are used.
         opposite : sequence of int
             Class on the other side of the body.
 
@@ -355,19 +482,18 @@ class Synthesizer:
         -------
         image : (*S,) tensor
             Normalised.
-        target : (K, *S) tensor
-            Share of each class in each voxel.
+        target : (*S,) integer or (K, *S) float tensor
+            Classes, or their shares; see :mod:`l2s_pydra.targets`.
         """
         field, factor = self.field(draw), self.config.oversampling
         warped = deformation.gather_labels(channels, field)
         if draw.flip:
-            warped = torch.tensor(opposite)[warped.long()]
-        target = intensity.soft_labels(warped, self.labels.n_channels, factor)
+            warped = torch.tensor(opposite, dtype=warped.dtype)[warped.long()]
+        target = warped
+        if factor > 1:
+            target = intensity.soft_labels(warped, self.labels.n_channels, factor)
         blocks = intensity.block_means(normalise(image[None, None]), factor)[0, 0]
         centers = intensity.pool(field[:, None], factor)[:, 0] - (factor - 1) / 2
-        x = deformation.sample_image(blocks, centers)[None, None]
-        x = _appearance(x, [draw])
-        noise = draw.noise_std * _normal(draw.seed, 3, x.shape[2:])
-        if not self.background_always:
-            noise = noise * (x[0, 0] > 0)
-        return normalise(x + noise)[0, 0], target
+        x = _signal(deformation.sample_image(blocks, centers)[None], draw, self.working_shape)
+        tissue = (x[0] > 0).float() if not self.background_always else None
+        return normalise(_acquired(x, draw, tissue)[None])[0, 0], target

@@ -124,7 +124,7 @@ def same(one, two):
 
 def without_time(state):
     values = attrs.asdict(state, recurse=False)
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in values["history"]]
+    rows = [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in values["history"]]
     return {**values, "history": rows, "seconds": 0}
 
 
@@ -637,7 +637,7 @@ def test_auto_takes_what_is_right_for_the_network(network, kind, caplog):
 def test_auto_asks_for_full_precision_where_bf16_is_too_coarse():
     settings = config(
         **AUTO, segmenter__activation="gelu", segmenter__norm="group", segmenter__width=8,
-        training__precision="bf16", training__steps=WARMUP + 2,
+        training__precision="bf16", training__steps=WARMUP + 2, training__estimator_tolerance=0.01,
     )  # fmt: skip
     checks = train(settings).state.checks
     assert checks[0]["error"] <= settings.training.estimator_tolerance

@@ -139,7 +139,8 @@ def test_displacements_add_up(shape, rng):
 
 
 def synthesizer(shape, **settings):
-    ones = torch.ones(2, dtype=torch.uint8)
+    half = torch.zeros(shape, dtype=torch.uint8)
+    half[: shape[0] // 2] = 1
     labels = GenerationLabels(
         group=torch.tensor([0, 1], dtype=torch.uint8),
         channel=torch.tensor([0, 1]),
@@ -148,10 +149,10 @@ def synthesizer(shape, **settings):
         n_channels=2,
     )
     return Synthesizer(
-        label_maps=[ones[:1].expand(shape)],
+        label_maps=[half],
         labels=labels,
-        config=SynthesisConfig(**settings),
-        spacing_mm=2.0,
+        config=SynthesisConfig(**{"oversampling": 1, **settings}),
+        spacing_mm=1.0,
     )
 
 

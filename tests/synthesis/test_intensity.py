@@ -5,16 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import maximum_filter, uniform_filter1d
 
 from l2s_pydra.synthesis.intensity import (
     block_means,
+    dilate,
     gamma,
     mixture,
     pool,
     soft_labels,
-    thick_slices,
-    thickness_matrix,
 )
 
 SIZES = [(12, 18), (6, 12, 18)]
@@ -86,41 +85,9 @@ def test_gamma_has_a_finite_slope_everywhere():
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("n", "thickness"), [(40, 1.5), (40, 3.0), (41, 6.2), (5, 10.0), (2, 2.0)])
-def test_thick_slices_keep_constants(n, thickness):
-    matrix = thickness_matrix(n, thickness)
-    torch.testing.assert_close(matrix.sum(1), torch.ones(n))
-    assert float(matrix.min()) >= 0
-
-
-def test_thin_slices_are_left_alone():
-    torch.testing.assert_close(thickness_matrix(9, 1.0), torch.eye(9))
-    torch.testing.assert_close(thickness_matrix(9, 0.2), torch.eye(9))
-
-
-@pytest.mark.parametrize("thickness", [2.0, 4.0, 6.0])
-def test_thick_slices_attenuate_what_they_cannot_show(thickness):
-    n = 96
-    x = np.arange(n)
-
-    def remaining(frequency):
-        wave = torch.tensor(np.cos(2 * np.pi * frequency * x), dtype=torch.float32)
-        inner = slice(n // 6, -n // 6)
-        return float((thickness_matrix(n, thickness) @ wave)[inner].std() / wave[inner].std())
-
-    nyquist = 1 / (2 * thickness)
-    # A Gaussian of this full width at half maximum leaves exp(-(pi s)^2 / (4 ln 2)) of the
-    # frequency s / thickness, and linear interpolation sinc(s)^2 of that.
-    slow = np.exp(-((np.pi / 10) ** 2) / (4 * np.log(2))) * np.sinc(1 / 10) ** 2
-    assert remaining(nyquist / 5) == pytest.approx(slow, abs=0.01)
-    assert remaining(nyquist / 5) > remaining(nyquist / 2) > remaining(0.9 * nyquist)
-    assert remaining(min(3 * nyquist, 0.5)) < 0.25
-
-
 @pytest.mark.parametrize("size", SIZES)
-def test_thick_slices_act_along_their_axis(size, generator):
-    x = torch.randn(2, 1, *size, generator=generator)
-    for axis, n in enumerate(size):
-        matrix = thickness_matrix(n, 2.7)
-        expected = torch.movedim(torch.movedim(x, axis + 2, -1) @ matrix.T, -1, axis + 2)
-        torch.testing.assert_close(thick_slices(x, axis, 2.7), expected, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("radius", [0, 1, 3])
+def test_dilation_is_that_of_a_cube(size, radius, generator):
+    mask = torch.rand(size, generator=generator) > 0.97
+    expected = maximum_filter(mask.numpy(), 2 * radius + 1, mode="constant")
+    np.testing.assert_array_equal(dilate(mask, radius), expected)

@@ -4,12 +4,14 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label as connected_components
 
 from l2s_pydra.config import SynthesisConfig
-from l2s_pydra.errors import LabelError
+from l2s_pydra.errors import ConfigError, LabelError
 from l2s_pydra.normalisation import normalise
 from l2s_pydra.synthesis import GenerationLabels, SynthesisDraw, Synthesizer
-from l2s_pydra.synthesis.intensity import pool, soft_labels
+from l2s_pydra.synthesis import synthesizer as synthesizer_module
+from l2s_pydra.synthesis.intensity import dilate, pool, soft_labels
 
 # Generation labels: outside, left, right, middle, and tissue that is background to the segmenter.
 LEFT, RIGHT, MIDDLE, TISSUE = 1, 2, 3, 4
@@ -22,7 +24,8 @@ STILL = {
     "nonlinear_std_mm": 0,
     "flip": 0,
 }
-PLAIN = {**STILL, "bias_std": 0, "gamma_std": 0, "noise_std": 0, "thickness_share": 0}
+SHARP = {"resolution_share": 0, "ghost_share": 0, "motion_share": 0}
+PLAIN = {**STILL, **SHARP, "bias_std": 0, "gamma_std": 0, "noise_std": 0}
 SIZES = [(32, 40), (24, 28, 20)]
 
 
@@ -93,7 +96,7 @@ def test_the_seed_decides_everything(make):
     draws = [synthesizer.draw(seed) for seed in range(40)]
     assert {draw.label_map for draw in draws} == {0, 1, 2, 3}
     assert {draw.flip for draw in draws} == {True, False}
-    assert {draw.thickness_axis for draw in draws} == {0, 1}
+    assert {int(np.argmax(draw.spacing)) for draw in draws} == {0, 1}
     assert len({draw.gamma for draw in draws}) == 40
 
 
@@ -107,7 +110,7 @@ def test_a_chosen_label_map_changes_nothing_else(make):
 def test_without_appearance_only_gamma_bias_and_noise_are_neutral(make):
     synthesizer = make(maps=4)
     draw, plain = synthesizer.draw(5), synthesizer.draw(5, appearance=False)
-    assert (plain.gamma, plain.noise_std) == (1.0, 0.0)
+    assert (plain.gamma, plain.noise_std) == ((1.0,), (0.0,))
     assert not plain.log_bias.any()
     assert plain.flip == draw.flip or plain.seed == draw.seed
     assert plain.stds.shape == draw.stds.shape
@@ -118,8 +121,8 @@ def test_draws_stay_in_their_ranges(make):
     config, voxel = synthesizer.config, synthesizer.fine_spacing_mm
     assert voxel == 1.0
     draws = [synthesizer.draw(seed) for seed in range(200)]
-    means = torch.stack([draw.means for draw in draws])
-    stds = torch.stack([draw.stds for draw in draws])
+    means = torch.cat([draw.means for draw in draws])
+    stds = torch.cat([draw.stds for draw in draws])
     assert not means[:, 0].any()
     assert not stds[:, 0].any()
     assert 0.2 <= float(means[:, 1:].min()) < 0.22 < 0.58 < float(means[:, 1:].max()) <= 0.6
@@ -128,13 +131,21 @@ def test_draws_stay_in_their_ranges(make):
     assert 0.9 * config.translation_mm < float(shifts.abs().max()) <= config.translation_mm
     scale = torch.stack([torch.linalg.det(draw.matrix) for draw in draws])
     assert 1 / 1.2**3 <= float(scale.min()) < float(scale.max()) <= 1 / 0.8**3
-    thick = np.array([draw.thickness for draw in draws])
-    assert abs((thick > 1).mean() - config.thickness_share) < 0.1
-    assert thick.max() <= config.thickness_max_mm / synthesizer.spacing_mm
+    spacing = np.array([draw.spacing for draw in draws])
+    thickness = np.array([draw.thickness for draw in draws])
+    lowered = (spacing > 1).any(1)
+    assert abs(lowered.mean() - config.resolution_share) < 0.1
+    alike = (spacing > 1).all(1)
+    assert abs(alike[lowered].mean() - config.isotropic_share) < 0.1
+    assert spacing[alike].max() <= config.spacing_isotropic_mm / synthesizer.spacing_mm
+    assert 3.5 < spacing.max() <= config.spacing_slices_mm / synthesizer.spacing_mm
+    assert (thickness >= 1).all()
+    assert (thickness <= spacing).all()
     assert abs(np.mean([draw.flip for draw in draws]) - config.flip) < 0.1
-    assert max(draw.noise_std for draw in draws) <= config.noise_std
+    assert max(draw.noise_std[0] for draw in draws) <= config.noise_std
+    assert abs(np.mean([draw.rician for draw in draws]) - config.rician_share) < 0.1
     # The share of exponents within one standard deviation of log gamma.
-    assert np.mean(np.abs(np.log([d.gamma for d in draws])) < config.gamma_std) == pytest.approx(
+    assert np.mean(np.abs(np.log([d.gamma[0] for d in draws])) < config.gamma_std) == pytest.approx(
         0.68, abs=0.1
     )
 
@@ -202,15 +213,15 @@ def test_spread_of_a_group_is_that_of_its_working_voxels(make, labels, oversampl
     synthesizer = make(size, **PLAIN, oversampling=oversampling)
     draw = attrs.evolve(
         synthesizer.draw(0),
-        means=torch.tensor([0, 0.3, 0.5, 0.7]),
-        stds=torch.tensor([0, 0.02, 0.05, 0.1]),
+        means=torch.tensor([[0, 0.3, 0.5, 0.7]]),
+        stds=torch.tensor([[0, 0.02, 0.05, 0.1]]),
     )
     # The finished image is rescaled; undo that by the known means of two groups.
     sample = synthesizer.render([draw])
     shares = soft_labels(sample.groups[0], 4, oversampling)
     pure = [sample.image[0, 0][share == 1] for share in shares]
     scale = float((pure[3].mean() - pure[1].mean()) / (0.7 - 0.3))
-    for values, std in zip(pure[1:], draw.stds[1:].tolist(), strict=True):
+    for values, std in zip(pure[1:], draw.stds[0, 1:].tolist(), strict=True):
         # Standard error of a standard deviation: 1 / sqrt(2 n).
         tolerance = 5 / (2 * len(values)) ** 0.5
         assert float(values.std()) / scale == pytest.approx(std, rel=tolerance)
@@ -240,20 +251,21 @@ def test_how_often_background_is_shown(make):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_outside_is_black_before_noise(make, size):
-    settings = {**STILL, "noise_std": 0, "thickness_share": 0}
+    settings = {**STILL, **SHARP, "noise_std": 0}
     synthesizer = make(size, **settings)
     for seed in range(5):
         sample = synthesizer.render([synthesizer.draw(seed)])
         empty = pool((sample.groups[:, None] == 0).float(), 2) == 1
         assert empty.any()
         fine = torch.rand(sample.groups.shape)[:, None] * (sample.groups[:, None] > 0)
-        assert not sample.finish(fine)[empty].any()
-        assert not sample.image[empty].any()
+        # To rounding in the powers of gamma.
+        assert float(sample.finish(fine)[empty].abs().max()) < 1e-7
+        assert float(sample.image[empty].max()) < 1e-5
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_finish_follows_the_draw_and_is_differentiable(make, size):
-    synthesizer = make(size, thickness_share=1.0)
+    synthesizer = make(size, resolution_share=1.0, motion_share=1.0, ghost_share=1.0)
     draw = synthesizer.draw(11)
     sample = synthesizer.render([draw])
     fine = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -262,7 +274,15 @@ def test_finish_follows_the_draw_and_is_differentiable(make, size):
     (slope,) = torch.autograd.grad(finished.sum(), fine)
     assert slope.isfinite().all()
     assert (slope != 0).any()
-    neutral = attrs.evolve(draw, gamma=1.0, log_bias=torch.zeros_like(draw.log_bias), thickness=1.0)
+    neutral = attrs.evolve(
+        draw,
+        gamma=(1.0,),
+        log_bias=torch.zeros_like(draw.log_bias),
+        ghosts=(0, 1, 0.0),
+        movements=draw.movements[:0],
+        spacing=(1.0,) * len(size),
+        thickness=(1.0,) * len(size),
+    )
     plain = attrs.evolve(sample, draws=(neutral,))
     torch.testing.assert_close(plain.finish(fine), pool(fine, 2))
 
@@ -284,14 +304,14 @@ def test_noise_depends_on_seed_and_stream_only(make):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_stripped_heads_are_silent_outside(make, size):
-    settings = {**STILL, "noise_std": 0.2, "thickness_share": 0}
+    settings = {**STILL, **SHARP, "noise_std": 0.2, "rician_share": 0}
     stripped = make(size, background_always=False, **settings)
     whole = make(size, background_always=True, **settings)
-    draw = attrs.evolve(stripped.draw(2), noise_std=0.2)
+    draw = attrs.evolve(stripped.draw(2), noise_std=(0.2,))
     silent, loud = stripped.render([draw]), whole.render([draw])
     outside = pool((silent.groups == 0)[:, None].float(), 2) == 1
     assert not silent.noise()[outside].any()
-    assert len(silent.image[outside].unique()) == 1
+    assert float(silent.image[outside].std()) < 1e-6
     assert len(loud.image[outside].unique()) > 100
     # Inside, the noise is the same.
     assert torch.equal(silent.noise()[~outside], loud.noise()[~outside])
@@ -360,10 +380,240 @@ def test_many_labels(make):
         spacing_mm=1.0,
     )
     sample = synthesizer.render([synthesizer.draw(0)])
-    assert torch.equal(sample.target[0].argmax(0), values)
+    assert torch.equal(sample.target[0].long(), values)
     assert torch.equal(sample.groups[0].long(), values)
     image, target = synthesizer.augment(
         values.float(), values, synthesizer.draw(0), opposite=range(count)
     )
-    assert torch.equal(target.argmax(0), values)
+    assert torch.equal(target.long(), values)
     assert image.isfinite().all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_crop_is_cut_from_the_whole(make, size):
+    """But for what depends on the number of voxels: noise, resolution and normalisation."""
+    sides = tuple(n // 4 for n in size)
+    whole, crop = make(size, **SHARP), make(size, **SHARP, crop=sides)
+    starts = set()
+    for seed in range(6):
+        draw = attrs.evolve(crop.draw(seed), flip=False)
+        assert all(0 <= a <= n // 2 - s for a, n, s in zip(draw.start, size, sides, strict=True))
+        starts.add(draw.start)
+        small, large = (
+            crop.render([draw]),
+            whole.render([attrs.evolve(draw, start=(0,) * len(size))]),
+        )
+        window = tuple(slice(a, a + s) for a, s in zip(draw.start, sides, strict=True))
+        torch.testing.assert_close(small.target[0], large.target[0][(slice(None), *window)])
+        assert small.image.shape[2:] == sides
+        # The bias field goes on over the border of the crop.
+        flat = torch.ones(1, 1, *size)
+        expected = large.finish(flat)[0, 0][window]
+        inner = flat[(..., *(slice(2 * s) for s in sides))]
+        torch.testing.assert_close(small.finish(inner)[0, 0], expected)
+    assert len(starts) > 1
+
+
+def test_channels_share_the_head_and_not_the_contrast(make):
+    synthesizer = make(**SHARP, channels=2)
+    draw = synthesizer.draw(3)
+    sample = synthesizer.render([draw])
+    assert sample.image.shape == (1, 2, 16, 20)
+    assert sample.target.shape == (1, 4, 16, 20)
+    assert draw.means.shape == (2, 4)
+    for number in range(2):
+        one = attrs.evolve(
+            draw,
+            means=draw.means[number : number + 1],
+            stds=0 * draw.stds[:1],
+            gamma=draw.gamma[number : number + 1],
+            log_bias=draw.log_bias[number : number + 1],
+            noise_std=(0.0,),
+        )
+        both = attrs.evolve(draw, stds=0 * draw.stds, noise_std=(0.0, 0.0))
+        alone = make(**SHARP).render([one]).image[0, 0]
+        torch.testing.assert_close(synthesizer.render([both]).image[0, number], alone)
+
+
+def test_priors_replace_the_ranges_of_the_groups_they_name(make):
+    synthesizer = make(**SHARP, priors={"middle": (0.8, 0.05, 0.02, 0.0)}, prior_free_share=0.0)
+    draws = [synthesizer.draw(seed) for seed in range(300)]
+    means = torch.cat([draw.means for draw in draws])
+    middle = NAMES.index("middle")
+    assert float(means[:, middle].mean()) == pytest.approx(0.8, abs=5 * 0.05 / 300**0.5)
+    assert float(means[:, middle].std()) == pytest.approx(0.05, rel=0.2)
+    assert float(means[:, 1].std()) == pytest.approx(1 / 12**0.5, rel=0.1)
+    assert all(draw.stds[0, middle] == pytest.approx(0.02) for draw in draws)
+    mixed = make(priors={"middle": (0.8, 0.0, 0.02, 0.0)}, prior_free_share=0.5)
+    share = np.mean(
+        [float(mixed.draw(seed).means[0, middle]) != pytest.approx(0.8) for seed in range(300)]
+    )
+    assert share == pytest.approx(0.5, abs=0.1)
+
+
+def test_random_stripping_keeps_a_margin(make):
+    synthesizer = make((48, 60), **STILL, strip_share=1.0, strip_margin_mm=20.0)
+    margins = set()
+    for seed in range(8):
+        draw = synthesizer.draw(seed)
+        assert not draw.background
+        sample = synthesizer.render([draw])
+        lookup = synthesizer.label_maps[0]
+        near = dilate((lookup > 0) & (lookup != TISSUE), round(draw.margin))
+        assert torch.equal(sample.groups[0] > 0, (lookup > 0) & near)
+        margins.add(int((sample.groups > 0).sum()))
+    assert len(margins) > 3
+    assert all(make(strip_share=0.0).draw(seed).background for seed in range(20))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_deformation_never_folds(make, size):
+    """Strongest displacements: the Jacobian, by differences, stays above 0."""
+    synthesizer = make(size, nonlinear_std_mm=50.0, nonlinear_spacing_mm=12.0, flip=0.0)
+    lowest = []
+    for seed in range(10):
+        draw = synthesizer.draw(seed)
+        field = synthesizer.field(draw).double()
+        columns = [
+            torch.diff(field, dim=axis + 1)[(slice(None), *(slice(n - 1) for n in size))]
+            for axis in range(len(size))
+        ]
+        jacobian = torch.linalg.det(torch.stack(columns, -1).movedim(0, -2))
+        lowest.append(float(jacobian.min() / torch.linalg.det(draw.matrix.double())))
+    assert min(lowest) > 0
+    # The bound is used: some voxels shrink by far.
+    assert min(lowest) < 0.5
+
+
+def test_labels_after_the_warp_are_labels_of_before(make):
+    synthesizer = make((48, 60), oversampling=1)
+    for seed in range(10):
+        sample = synthesizer.render([synthesizer.draw(seed)])
+        assert sample.target.dtype == torch.uint8
+        assert set(sample.target.unique().tolist()) <= {0, 1, 2, 3}
+        # Blocks stay in one piece.
+        _, pieces = connected_components((sample.target[0] == 3).numpy())
+        assert pieces == 1
+
+
+def test_lesions_lie_inside_the_largest_structure(make):
+    settings = {**PLAIN, "lesion_share": 1.0, "lesion_radius_mm": 6.0}
+    with_lesions, without = make((64, 80), **settings), make((64, 80), **PLAIN)
+    changed = 0
+    for seed in range(5):
+        draw = attrs.evolve(with_lesions.draw(seed), stds=torch.zeros(1, 4))
+        sample = with_lesions.render([draw])
+        plain = without.render([attrs.evolve(draw, lesions=draw.lesions[:0])])
+        assert torch.equal(sample.target, plain.target)
+        fine = without.label_maps[0]
+        inside = pool(((fine == LEFT) | (fine == RIGHT))[None, None].float(), 2) > 0
+        different = (sample.image - plain.image).abs() > 1e-4
+        # Normalisation may shift everything; what differs beyond that is inside.
+        outside = (sample.image - plain.image)[~inside & (plain.image > 0)]
+        if float(outside.abs().max()) < 1e-4:
+            assert not different[~inside].any()
+            changed += int(different.any())
+    assert changed >= 1
+
+
+def test_rician_noise_is_never_negative_and_lifts_the_dark(make):
+    synthesizer = make((96, 96), **{**STILL, **SHARP}, noise_std=0.1, oversampling=1)
+    draw = attrs.evolve(synthesizer.draw(0), noise_std=(0.1,), means=torch.zeros(1, 4),
+                        stds=torch.zeros(1, 4), gamma=(1.0,),
+                        log_bias=torch.zeros_like(synthesizer.draw(0).log_bias))  # fmt: skip
+    signal = torch.zeros(1, 96, 96)
+    magnitude = synthesizer_module._noisy(signal, attrs.evolve(draw, rician=True))
+    # Rayleigh: mean sigma sqrt(pi / 2).
+    assert float(magnitude.min()) >= 0
+    assert float(magnitude.mean()) == pytest.approx(0.1 * (np.pi / 2) ** 0.5, rel=0.02)
+    gaussian = synthesizer_module._noisy(signal, attrs.evolve(draw, rician=False))
+    assert float(gaussian.std()) == pytest.approx(0.1, rel=0.02)
+    assert abs(float(gaussian.mean())) < 5 * 0.1 / 96
+
+
+def test_noise_is_added_at_the_resolution_of_the_acquisition(make):
+    """Along thick slices noise is as smooth as linear interpolation makes it, across it is white."""
+    synthesizer = make((96, 96), **PLAIN, oversampling=1)
+    draw = attrs.evolve(
+        synthesizer.draw(0),
+        noise_std=(0.1,),
+        rician=False,
+        spacing=(4.0, 1.0),
+        thickness=(4.0, 1.0),
+    )
+    image = synthesizer_module._acquired(torch.zeros(1, 96, 96), draw, None)[0]
+
+    def correlation(axis):
+        a, b = image.narrow(axis, 0, 95), image.narrow(axis, 1, 95)
+        return float((a * b).mean() / image.square().mean())
+
+    assert correlation(0) > 0.8
+    assert abs(correlation(1)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_maps": []}, "no label map"),
+        ({"label_maps": [torch.zeros(32, 40)]}, "holds torch.float32, not integers"),
+        ({"label_maps": [torch.zeros(32, 40, dtype=torch.uint8)]}, "labels 0 to 0; at least two"),
+        ({"label_maps": [torch.full((32, 40), 3, dtype=torch.uint8)]}, "labels 3 to 3"),
+        ({"label_maps": [torch.zeros(0, 40, dtype=torch.uint8)]}, r"the size \(0, 40\)"),
+        ({"label_maps": [label_map((32, 40)), label_map((32, 44))]}, "label map 1 has the size"),
+        ({"label_maps": [label_map((32, 40)) + 9]}, "has the label 13, the table ends at 4"),
+        ({"spacing_mm": 0.0}, "voxel size is a number of mm above 0, not 0"),
+        ({"spacing_mm": float("nan")}, "voxel size is a number of mm above 0, not nan"),
+        ({"config": SynthesisConfig(crop=(20, 8))}, r"crop of \(20, 8\) does not fit"),
+        ({"config": SynthesisConfig(crop=(8, 8, 8))}, "does not fit into the working grid"),
+        ({"config": SynthesisConfig(oversampling=3)}, "cannot be pooled by 3"),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused_at_once(make, change, message):
+    with pytest.raises((LabelError, ConfigError), match=message):
+        attrs.evolve(make(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"channel": torch.tensor([0, 1, 2, 7, 0])},
+            "'channel' goes from 0 to 7; values from 0 to 3",
+        ),
+        ({"swap": torch.tensor([0, 1, 2])}, "'swap' has 3 generation labels, 'group' has 5"),
+        ({"group": torch.tensor([0, 1, 1, 2, 9])}, "'group' goes from 0 to 9"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(labels, change, message):
+    with pytest.raises(LabelError, match=message):
+        attrs.evolve(labels, **change)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mean_range": (0.6, 0.2)},
+        {"std_range": (-0.1, 0.2)},
+        {"crop": (0, 4)},
+        {"priors": {"x": (1, 2)}},
+        {"priors": {"x": (1, -2, 0, 0)}},
+        {"noise_std": -1},
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ValueError, match=r"range|negative|crop|prior|>="):
+        SynthesisConfig(**settings)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("size", SIZES)
+def test_the_same_draw_gives_the_same_image_on_a_gpu(make, size):
+    synthesizer = make(size, maps=2, motion_share=0.5, ghost_share=0.5, lesion_share=0.5)
+    for seed in range(10):
+        draw = synthesizer.draw(seed)
+        cpu, gpu = synthesizer.render([draw]), synthesizer.render([draw], "cuda").to("cpu")
+        different = (cpu.image - gpu.image).abs() > 1e-3
+        assert float(different.float().mean()) < 0.01
+        assert float((cpu.target - gpu.target).abs().mean()) < 1e-3
+        again = synthesizer.render([draw], "cuda").to("cpu")
+        assert torch.equal(gpu.image, again.image)
