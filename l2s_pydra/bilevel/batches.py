@@ -36,6 +36,8 @@ class RealScan:
     """(*F,) float32."""
     fine_channels: Tensor
     """(*F,) uint8 or int16 class of each voxel."""
+    voxel_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
+    """Voxel size of the acquisition along the axes of the world, mm."""
 
 
 @attrs.frozen(kw_only=True, eq=False)

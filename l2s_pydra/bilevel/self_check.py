@@ -34,6 +34,9 @@ EPSILONS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """Displacements of phi that are tried, as norms. With shorter ones a network with kinks may pass
 for smooth, if on the small images of a check none of them happens to be crossed."""
 
+_LEEWAY = 5.0
+"""How much larger than allowed the error of the next displacement may be."""
+
 Attempt = Callable[[Hypergradient, nn.Module, dict[str, Any]], BilevelStep]
 """``attempt(estimator, segmenter, state)`` runs one step of the two levels, always with the same
 images, in the precision of training."""
@@ -189,7 +192,8 @@ def choose_estimator(
         State of the update rule, left as it is.
     groups : sequence of sequences of Hypergradient
         What to try, from cheap to costly; see :func:`candidates`. Of a group, the one of the
-        smallest error counts; the last group is taken whatever its error.
+        smallest error counts, unless the next displacements are far off: a network with kinks may
+        look smooth by luck. The last group is taken whatever its error.
     largest_error : float, default=0.1
         Relative error, against :class:`Exact` in full precision, up to which a group is taken.
 
@@ -209,7 +213,7 @@ def choose_estimator(
     recompute = any(isinstance(e, Exact) and e.recompute for group in groups for e in group)
     reference = gradients(Exact(recompute=recompute, full_precision=True))
     tried: list[tuple[Hypergradient, Agreement]] = []
-    for rest, best in _best_of_groups(groups, gradients, reference, tried):
+    for rest, best in _best_of_groups(groups, gradients, reference, tried, largest_error):
         estimator, agreement = best
         right = agreement.error <= largest_error
         if right or not rest:
@@ -226,11 +230,25 @@ def _best_of_groups(
     gradients: Callable[[Hypergradient], list[Tensor]],
     reference: Sequence[Tensor],
     tried: list[tuple[Hypergradient, Agreement]],
+    largest_error: float,
 ) -> Iterator[tuple[int, tuple[Hypergradient, Agreement]]]:
     for number, group in enumerate(groups, 1):
         results = [(e, compare(gradients(e), reference)) for e in group]
         tried += results
-        yield len(groups) - number, min(results, key=lambda item: _rank(item[1].error))
+        stable = [results[i] for i in range(len(results)) if _stable(i, results, largest_error)]
+        if not stable and number < len(groups):
+            stable = [max(results, key=lambda item: _rank(item[1].error))]
+        yield len(groups) - number, min(stable or results, key=lambda item: _rank(item[1].error))
+
+
+def _stable(i: int, results: Sequence[tuple[Hypergradient, Agreement]], largest: float) -> bool:
+    """Whether a neighbouring displacement is about right as well.
+
+    If a network with kinks is displaced so little that, by luck, none is crossed on the images of
+    the check, the next displacement is off by far.
+    """
+    errors = [results[k][1].error for k in (i - 1, i + 1) if 0 <= k < len(results)]
+    return not errors or min(errors, key=_rank) <= _LEEWAY * largest
 
 
 def _reason(

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..config import LearnConfig
 from ..errors import ConfigError
-from ..labels import LabelScheme
 from .device import computing_on
+from .generator_file import generator_record
+from .given import check_lists, check_roles, unique_names
 from .parallel import launch, write_specification
-from .prepare import prepare, read_schemes
+from .moments import Moments
+from .prepare import Schemes, prepare, read_schemes
+from .priors import check_priors, fit_priors, write_priors
 
 if TYPE_CHECKING:
     from ..bilevel.processes import Processes
@@ -88,7 +91,8 @@ def learn(
     -------
     Path
         ``out_dir/model-<name>`` with weights.safetensors, config.json, labels.tsv, training.tsv,
-        splits.tsv, theta.json, estimator.json, MODELCARD.md and samples.
+        splits.tsv, theta.json, estimator.json, generator.json, priors.json, priors.tsv,
+        priors_columns.json, MODELCARD.md and samples.
 
     Raises
     ------
@@ -112,8 +116,8 @@ def learn(
         "threads": threads,
         "progress": progress,
     }
-    _check_lists(len(images), labels=labels, participants=participants, roles=roles)
-    _check_roles(participants, roles)
+    check_lists(len(images), labels=labels, participants=participants, roles=roles)
+    check_roles(participants, roles)
     if processes > 1:
         _check_batch(arguments["config"], processes)
         return launch(arguments, processes)
@@ -167,7 +171,7 @@ def learn_shared(
         data, facts = prepare(
             images=images,
             labels=labels,
-            names=_unique(participants, images),
+            names=unique_names(participants, images),
             roles=roles,
             label_maps=label_maps,
             schemes=schemes,
@@ -175,6 +179,8 @@ def learn_shared(
             multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
             progress=show.reading,
         )
+        check_priors(settings.synthesis.priors, data.synthesizer.labels.group_names)
+        moments = facts.pop("moments")
         trainer = Trainer(
             settings,
             data,
@@ -199,7 +205,7 @@ def learn_shared(
             for p, role, path in zip(participants, roles, map(Path, images), strict=True)
         ]
         return _write_model(
-            trainer, data, schemes.target, facts, splits, segmentation, Path(out_dir)
+            trainer, data, schemes, facts, splits, segmentation, Path(out_dir), moments
         )
 
 
@@ -210,29 +216,6 @@ def _checkpoint(folder: Path | None) -> Path | None:
     return Path(folder) / "training.safetensors"
 
 
-def _check_lists(count: int, **lists: Sequence[Any]) -> None:
-    for name, items in lists.items():
-        if len(items) != count:
-            raise ConfigError(
-                f"{name}: {len(items)} are given for {count} image(s); give one for each"
-            )
-
-
-def _check_roles(participants: Sequence[str], roles: Sequence[str]) -> None:
-    unknown = sorted(set(roles) - {"learn", "validate"})
-    if unknown:
-        raise ConfigError(f"roles: {unknown[0]!r} is unknown; available: 'learn', 'validate'")
-    learning, validating = (
-        {p for p, r in zip(participants, roles, strict=True) if r == role}
-        for role in ("learn", "validate")
-    )
-    both = sorted(learning & validating)
-    if both:
-        raise ConfigError(
-            f"{both[0]} is to be learned from and validated on; give each participant one role"
-        )
-
-
 def _check_batch(config: Mapping[str, Any], processes: int) -> None:
     batch = config["training"]["batch_size"]
     if batch % processes:
@@ -240,11 +223,6 @@ def _check_batch(config: Mapping[str, Any], processes: int) -> None:
             f"a batch of {batch} cannot be shared by {processes} processes; "
             f"set training.batch_size to a multiple of {processes}"
         )
-
-
-def _unique(participants: Sequence[str], images: Sequence[Path]) -> list[str]:
-    stems = [Path(image).name.split(".")[0] for image in images]
-    return [s if s.startswith(p) else f"{p} {s}" for p, s in zip(participants, stems, strict=True)]
 
 
 class _Progress:
@@ -314,11 +292,12 @@ def _theta_in_words(theta: Mapping[str, float]) -> str:
 def _write_model(
     trainer: "Trainer",
     data: "TrainingData",
-    scheme: LabelScheme,
+    schemes: Schemes,
     facts: Mapping[str, Any],
     splits: Sequence[Mapping[str, str]],
     segmentation: str,
     out_dir: Path,
+    moments: Mapping[str, Sequence[Moments]],
 ) -> Path:
     """Write the model folder; it appears under its name only once it is complete."""
     from safetensors.torch import save
@@ -348,7 +327,7 @@ def _write_model(
         "best_step": state.best_step,
         "skipped_steps": state.skipped + state.theta_skipped,
         "estimator": estimator_in_words(settings.training.estimator, state.checks),
-        "validation_dice": dict(zip(scheme.names[1:], state.best_per_class, strict=False)),
+        "validation_dice": dict(zip(schemes.target.names[1:], state.best_per_class, strict=False)),
         "seconds": round(state.seconds, 1),
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
         **facts,
@@ -356,11 +335,14 @@ def _write_model(
     out_dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".model-", dir=out_dir))
     try:
-        model = Model(segmenter=trainer.averaged, scheme=scheme, config=_plain(record))
+        model = Model(segmenter=trainer.averaged, scheme=schemes.target, config=_plain(record))
         model.save(folder)
         _write_tsv(folder / "training.tsv", _columns(state.history), state.history)
         _write_tsv(folder / "splits.tsv", ["participant_id", "role", "image"], splits)
         (folder / "theta.json").write_text(json.dumps(_plain(theta), indent=2) + "\n")
+        write_priors(fit_priors(moments), folder)
+        described = generator_record(model.config, schemes, data.synthesizer.labels)
+        (folder / "generator.json").write_text(json.dumps(described, indent=2) + "\n")
         if settings.training.mode == "learn2synth":
             estimator = {"asked_for": settings.training.estimator, "checks": state.checks}
             (folder / "estimator.json").write_text(json.dumps(_plain(estimator), indent=2) + "\n")

@@ -197,6 +197,9 @@ class Drawer:
     """Groups of intensities; the first is the outside."""
     background_always: bool
     """Whether background tissue is part of the images that are to be segmented."""
+    acquisitions: Sequence[Sequence[float]] = ()
+    """Voxel sizes of real acquisitions, working voxels along each axis, for images that are to look
+    like them."""
 
     def __call__(
         self, seed: int, *, label_map: int | None = None, appearance: bool = True
@@ -297,7 +300,7 @@ class Drawer:
         strength = rng.uniform(0, c.bias_std, (c.channels, *[1] * ndim))
         log_bias = strength * rng.standard_normal((c.channels, *nodes))
         gamma = np.exp(c.gamma_std * rng.standard_normal(c.channels))
-        ghosted, moved = rng.random(2) < (c.ghost_share, c.motion_share)
+        ghosted, moved = appearance & (rng.random(2) < (c.ghost_share, c.motion_share))
         axis, count = int(rng.integers(ndim)), int(rng.integers(2, 9))
         modulation = float(rng.uniform(0.05, c.ghost_strength)) if ghosted else 0.0
         movements = np.zeros((0, 1 + (1 if ndim == 2 else 3) + ndim))
@@ -338,7 +341,11 @@ class Drawer:
             spacing[:] = iso
         elif lowered:
             spacing[axis] = aniso
-        thickness = 1 + (spacing - 1) * rng.uniform(0, 1)
+        chosen = rng.integers(max(1, len(self.acquisitions)))
+        if not appearance:
+            real = self.acquisitions[chosen] if self.acquisitions else np.ones(ndim)
+            spacing = np.maximum(np.asarray(real, dtype=float), 1)
+        thickness = 1 + (spacing - 1) * (rng.uniform(0, 1) if appearance else 1)
         noise = rng.uniform(0, c.noise_std, c.channels)
         return {
             "spacing": tuple(spacing.tolist()),

@@ -241,6 +241,8 @@ class Synthesizer:
         Voxel size of the working grid.
     background_always : bool
         Whether background tissue is part of the images that are to be segmented.
+    acquisitions : sequence of ndim numbers
+        Voxel sizes of the learning images along each axis, in working voxels.
 
     Raises
     ------
@@ -259,6 +261,7 @@ class Synthesizer:
     config: SynthesisConfig
     spacing_mm: float
     background_always: bool = True
+    acquisitions: Sequence[Sequence[float]] = ()
     _prepared: dict[Any, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -315,8 +318,9 @@ class Synthesizer:
         label_map : int, optional
             Which label map; drawn if not given.
         appearance : bool, default=True
-            Whether to draw gamma, bias field and noise; otherwise they are neutral, for an
-            augmentation that brings its own.
+            Whether to draw gamma, bias field, artefacts, resolution and noise. Otherwise they are
+            neutral, for an augmentation that brings its own, and the resolution is that of one of
+            the ``acquisitions``.
         """
         drawer = Drawer(
             config=self.config,
@@ -325,6 +329,7 @@ class Synthesizer:
             n_maps=len(self.label_maps),
             group_names=self.labels.group_names,
             background_always=self.background_always,
+            acquisitions=self.acquisitions,
         )
         return drawer(seed, label_map=label_map, appearance=appearance)
 

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from l2s_pydra.bilevel import self_check
 from l2s_pydra.bilevel.hypergradient import CentralDifference, Exact, OneSidedDifference
 from l2s_pydra.bilevel.self_check import (
+    Agreement,
     candidates,
     choose_estimator,
     compare,
@@ -99,6 +101,19 @@ def test_of_a_group_the_best_epsilon_is_taken():
     choice = _choose(_network(nn.ELU, nn.Identity), groups, largest_error=1e9)
     errors = {estimator: agreement.error for estimator, agreement in choice.tried}
     assert choice.estimator == min(errors, key=errors.get) == OneSidedDifference(1e-3)
+
+
+def test_a_lucky_displacement_is_not_trusted(monkeypatch):
+    """Right at one epsilon and far off at the next ones: kinks that were not crossed."""
+    errors = {1e-3: 0.001, 3e-3: 20.0, 1e-2: 10.0}
+
+    def compared(found, exact):
+        error = errors.pop(next(iter(errors))) if errors else 0.0
+        return Agreement(cosine=0.0, error=error)
+
+    monkeypatch.setattr(self_check, "compare", compared)
+    groups = [[OneSidedDifference(e) for e in errors], [Exact()]]
+    assert _choose(_network(nn.ELU, nn.Identity), groups).estimator == Exact()
 
 
 def test_the_last_group_is_taken_with_a_warning(caplog):

@@ -112,8 +112,17 @@ def test_without_appearance_only_gamma_bias_and_noise_are_neutral(make):
     draw, plain = synthesizer.draw(5), synthesizer.draw(5, appearance=False)
     assert (plain.gamma, plain.noise_std) == ((1.0,), (0.0,))
     assert not plain.log_bias.any()
-    assert plain.flip == draw.flip or plain.seed == draw.seed
+    assert not plain.anisotropic
+    assert not len(plain.movements)
+    assert plain.ghosts[2] == 0
     assert plain.stds.shape == draw.stds.shape
+
+
+def test_without_appearance_the_resolution_is_that_of_an_acquisition(make):
+    synthesizer = attrs.evolve(make(), acquisitions=[(1.0, 3.0), (2.5, 0.5)])
+    draws = [synthesizer.draw(seed, appearance=False) for seed in range(30)]
+    assert {draw.spacing for draw in draws} == {(1.0, 3.0), (2.5, 1.0)}
+    assert all(draw.thickness == draw.spacing for draw in draws)
 
 
 def test_draws_stay_in_their_ranges(make):
