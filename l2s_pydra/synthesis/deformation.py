@@ -99,6 +99,8 @@ def upsample(
 
 def along_axis(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Multiply a (m, n) matrix onto axis ``axis`` (of n voxels) of ``x``; contiguous."""
+    if axis == x.ndim - 1:
+        return x @ matrix.T
     size = list(x.shape)
     before, after = math.prod(size[:axis]), math.prod(size[axis + 1 :])
     size[axis] = matrix.shape[0]
