@@ -188,8 +188,9 @@ def motion(x: Tensor, times: Tensor, rotations: Tensor, translations: Tensor, ax
             end = min(stop, 0)
             negative.append(half.narrow(dim, 1 - end, end - start).flip(dim).conj())
         if stop > 0:
+            # A copy of these lines, so that the other lines need no memory any longer.
             begin = max(start, 0)
-            positive.append(half.narrow(dim, begin, stop - begin))
+            positive.append(half.narrow(dim, begin, stop - begin).clone())
     image = torch.fft.ifft(torch.cat([*positive, *negative], dim), dim=dim)
     return _magnitude(image.real, image.imag)
 
