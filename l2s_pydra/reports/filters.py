@@ -1,6 +1,7 @@
 """How the templates write values: links, volumes, times."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -89,12 +90,24 @@ def _spacing(values: Iterable[float]) -> str:
     return " × ".join(f"{value:.3g}" for value in values)
 
 
+def _plain(value: Any) -> str:
+    """Value of a setting, or its meaning without the marks of its markup.
+
+    >>> _plain((0.0, 1.0)), _plain(None), _plain("The ``name`` of :class:`Thing`.")
+    ('[0.0, 1.0]', 'null', 'The name of Thing.')
+    """
+    if isinstance(value, str):
+        return re.sub(r"``(.+?)``|:\w+:`~?(?:[\w.]*\.)?([\w]+)`", r"\1\2", value)
+    return json.dumps(value, default=str)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "command": shlex.join,
     "digits": _digits,
     "duration": _duration,
     "link": _link,
     "ml": _ml,
+    "plain": _plain,
     "percent": lambda share: f"{100 * share:.1f} %",
     "pretty": lambda values: json.dumps(values, indent=2, ensure_ascii=False, default=str),
     "score": _score,

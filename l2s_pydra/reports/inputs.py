@@ -13,8 +13,10 @@ __all__ = [
     "Link",
     "ModelReference",
     "ModelSummary",
+    "Picture",
     "Role",
     "SettingBlock",
+    "Sheet",
     "VolumeRow",
 ]
 
@@ -156,3 +158,27 @@ class ModelSummary(TypedDict):
     """Who learned, who validated, which label maps."""
     theta: Mapping[str, Mapping[str, float]]
     """``start``, ``average`` and ``final`` values of the augmentation, by name."""
+
+
+class Picture(TypedDict):
+    """A picture of a sheet, with what is written under it."""
+
+    href: str
+    """Relative path of the PNG."""
+    alt: str
+    """What the picture shows."""
+    values: Mapping[str, float | str]
+    """Name to a number or words."""
+
+
+class Sheet(TypedDict):
+    """Pictures of one kind."""
+
+    id: str
+    """Name of the section in links."""
+    title: str
+    """Heading."""
+    explanation: str
+    """What they are."""
+    pictures: Sequence[Picture]
+    """In order."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from .. import __version__
 from .filters import FILTERS
-from .inputs import Failure, Figure, ImageSummary, Link, ModelReference, ModelSummary
+from .inputs import Failure, Figure, ImageSummary, Link, ModelReference, ModelSummary, Sheet
 from .statistics import THRESHOLD, ImageValue, distributions, matrix, unusual_values
 
-__all__ = ["group_page", "model_page", "participant_page"]
+__all__ = ["group_page", "model_page", "participant_page", "preview_page"]
 
 
 _MODES = {
@@ -141,6 +141,7 @@ def model_page(
     *,
     curves: Figure | None = None,
     theta_figures: Sequence[Figure] = (),
+    priors: Figure | None = None,
     samples: Sequence[Figure] = (),
     files: Sequence[Link] = (),
     run: Mapping[str, Any] | None = None,
@@ -157,6 +158,8 @@ def model_page(
         Losses and validation over the steps.
     theta_figures : sequence of Figure
         Learned values over the steps, and beside their start.
+    priors : Figure, optional
+        Intensities of the groups in the real scans.
     samples : sequence of Figure
         Synthetic images beside real ones.
     files : sequence of Link
@@ -175,10 +178,56 @@ def model_page(
         "curves": curves,
         "theta": _theta_table(model["theta"]),
         "theta_figures": theta_figures,
+        "priors": priors,
         "samples": samples,
         "files": files,
     }
     return _write(out_path, "model.html", {**values, **_shared(run or {}, (), ())})
+
+
+def preview_page(
+    out_path: str | Path,
+    *,
+    glance: Figure,
+    priors: Figure,
+    sheets: Sequence[Sheet],
+    theta: Mapping[str, float],
+    settings: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+) -> Path:
+    """Write the page that shows, before a training, what it would train on.
+
+    Parameters
+    ----------
+    out_path : str or Path
+        Page to write.
+    glance : Figure
+        A few images of each kind side by side.
+    priors : Figure
+        Intensities of the groups in the real scans.
+    sheets : sequence of Sheet
+        Images of each kind.
+    theta : mapping
+        Values that the augmentation starts with; empty if nothing would be learned.
+    settings : sequence of mappings
+        ``name``, ``value`` and ``meaning`` of each setting.
+    facts : mapping
+        Name to what was found in the data.
+
+    Returns
+    -------
+    Path
+        ``out_path``.
+    """
+    values = {
+        "glance": glance,
+        "priors": priors,
+        "sheets": sheets,
+        "theta": _theta_table({"start": theta, "average": theta}),
+        "settings": settings,
+        "facts": facts,
+    }
+    return _write(out_path, "preview.html", {**values, **_shared({}, (), ())})
 
 
 def _shared(

@@ -16,8 +16,8 @@ from ..errors import ConfigError
 from .device import computing_on
 from .generator_file import generator_record
 from .given import check_lists, check_roles, unique_names
-from .parallel import launch, write_specification
 from .moments import Moments
+from .parallel import launch, write_specification
 from .prepare import Schemes, prepare, read_schemes
 from .priors import check_priors, fit_priors, write_priors
 

@@ -17,8 +17,9 @@ from ..errors import DatasetError, L2SError, LabelError
 from ..images.conform import Conform
 from ..images.volume import Volume, check_same_grid, load_image, load_labels
 from ..labels import Label, LabelScheme, read_mapping
+from .moments import Moments, measure_moments, pooled
 
-__all__ = ["Schemes", "prepare", "read_schemes"]
+__all__ = ["Schemes", "measure", "prepare", "read_schemes"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ _HULL_MM = 6.0
 _MARGIN_MM = {True: 6.0, False: 32.0}
 """Room around the labelled structures, for skull-stripped and for whole-head images."""
 _UNLABELLED = "unlabelled"
-_FEW_VOXELS = 50
 _TWO_TISSUES_SHARE = 0.2
 """Labels that fill more of the labelled volume than this are looked at for two tissues."""
 _TWO_TISSUES_GAP = 0.165
@@ -244,7 +244,8 @@ def prepare(
     -------
     data : TrainingData
     facts : dict
-        ``shape``, ``skull_stripped``, ``statistics`` and the like, for the model's record.
+        ``grid_shape``, ``skull_stripped`` and ``statistics``, for the model's record, and
+        ``moments``, the :class:`~l2s_pydra.steps.moments.Moments` of each group.
 
     Raises
     ------
@@ -280,6 +281,53 @@ def prepare(
     if problems:
         raise _together(problems)
     return builder.training_data(real, list(roles), maps, own)
+
+
+def measure(
+    *,
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    names: Sequence[str],
+    schemes: Schemes,
+    config: LearnConfig,
+) -> dict[str, list[Moments]]:
+    """Measure the intensity groups that :func:`prepare` would make, in every image.
+
+    Parameters
+    ----------
+    images, labels : sequences of Path
+        Real images and their labels, in pairs.
+    names : sequence of str
+        Name of each image.
+    schemes : Schemes
+        The label schemes.
+    config : LearnConfig
+        Spacing and oversampling are used.
+
+    Returns
+    -------
+    dict
+        Group name to one entry for each image in which the group occurs.
+
+    Raises
+    ------
+    DatasetError
+        If there is no image, or several files are bad.
+    """
+    if not images:
+        raise DatasetError("no labelled image to measure; give at least one with its labels")
+    scans, problems = _load_all(
+        [lambda i=i: _load_scan(images[i], labels[i], schemes) for i in range(len(images))],
+        lambda _: None,
+    )
+    if problems:
+        raise _together(problems)
+    stripped = all(_is_stripped(scan) for scan in scans)
+    shape = _grid_shape(scans, config, 1, stripped=stripped)
+    builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
+    real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
+    own = [builder.own_map(scan) for scan in real]
+    return measure_moments(real, own, builder.tables(own), builder.factor)
 
 
 def _without_flips(config: LearnConfig, schemes: Schemes) -> LearnConfig:
@@ -400,8 +448,11 @@ class _Builder:
         channels = torch.from_numpy(fine.labels(scan.channels.astype(kind)))
         return RealScan(
             name=name,
+            voxel_mm=_voxel_mm(scan.image.affine),
             image=torch.from_numpy(self._conform(scan, fine=False).image(data)),
-            target=intensity.soft_labels(channels, len(self.schemes.target), self.factor),
+            target=channels
+            if self.factor == 1
+            else intensity.soft_labels(channels, len(self.schemes.target), self.factor),
             fine_image=torch.from_numpy(fine.image(data)),
             fine_channels=channels,
         )
@@ -446,6 +497,13 @@ class _Builder:
                     labels[inside & (image < threshold)] += len(self.schemes.target)
         return labels
 
+    def tables(self, maps: Sequence[Array]) -> dict[str, Any]:
+        """Group, channel and opposite of each generation label; groups occur in some map."""
+        tables = self.schemes.generation_tables()
+        if self.stripped:
+            _share_background(tables)
+        return _only_present(tables, maps)
+
     def training_data(
         self, real: list[Any], roles: list[str], maps: list[Array], own: list[Array]
     ) -> tuple[Any, dict[str, Any]]:
@@ -456,11 +514,9 @@ class _Builder:
         from ..synthesis import GenerationLabels, Synthesizer
 
         learn = [scan for scan, role in zip(real, roles, strict=True) if role == "learn"]
-        tables = self.schemes.generation_tables()
-        if self.stripped:
-            _share_background(tables)
-        tables = _only_present(tables, own + maps)
-        statistics = _statistics(learn, own, tables, self.factor)
+        tables = self.tables(own + maps)
+        moments = measure_moments(learn, own, tables, self.factor)
+        statistics = _statistics(moments, tables["group_names"])
         kind, small = (
             (np.uint8, torch.uint8) if len(tables["group"]) < 256 else (np.int16, torch.int16)
         )
@@ -483,6 +539,10 @@ class _Builder:
                 config=self.config.synthesis,
                 spacing_mm=self.config.spacing_mm,
                 background_always=not self.stripped,
+                acquisitions=[
+                    _acquisition(scan.voxel_mm[: self.config.segmenter.ndim], self.config)
+                    for scan in learn
+                ],
             ),
             own=which_own,
             learn=learn,
@@ -494,6 +554,7 @@ class _Builder:
             "grid_shape": list(self.shape),
             "skull_stripped": self.stripped,
             "statistics": {k: list(v) for k, v in statistics.items()},
+            "moments": moments,
         }
         return data, facts
 
@@ -505,6 +566,22 @@ def _share_background(tables: dict[str, Any]) -> None:
         unlabelled if group and not channel else group
         for group, channel in zip(tables["group"], tables["channel"], strict=True)
     ]
+
+
+def _voxel_mm(affine: Array) -> tuple[float, ...]:
+    """Voxel size along the axes of the world: that of the image axis nearest to each.
+
+    >>> _voxel_mm(np.array([[0, 0, 5.0, 0], [-1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]))
+    (5.0, 1.0, 2.0)
+    """
+    columns = np.asarray(affine)[:3, :3]
+    sizes = np.linalg.norm(columns, axis=0)
+    return tuple(float(sizes[i]) for i in np.abs(columns / sizes).argmax(1))
+
+
+def _acquisition(voxel_mm: Sequence[float], config: LearnConfig) -> tuple[float, ...]:
+    """Voxel size in working voxels."""
+    return tuple(round(max(1.0, size / config.spacing_mm), 3) for size in voxel_mm)
 
 
 def _only_present(tables: dict[str, Any], maps: Sequence[Array]) -> dict[str, Any]:
@@ -520,31 +597,13 @@ def _only_present(tables: dict[str, Any], maps: Sequence[Array]) -> dict[str, An
 
 
 def _statistics(
-    learn: Sequence[Any], own: Sequence[Array], tables: Mapping[str, Any], factor: int
+    moments: Mapping[str, Sequence[Moments]], names: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each group's working voxels, over the learning scans.
 
-    Voxels that a group fills to nine tenths count (to half, where there are too few), on the
-    normalised scale. Background groups of the label maps that no scan labels start where
-    unlabelled tissue is.
+    Background groups of the label maps that no scan labels start where unlabelled tissue is.
     """
-    import torch
-
-    from ..normalisation import normalise
-    from ..synthesis import intensity
-
-    names: Sequence[str] = tables["group_names"]
-    group = torch.tensor(tables["group"])
-    values: dict[str, list[Array]] = {}
-    for scan, labels in zip(learn, own, strict=True):
-        shares = intensity.soft_labels(group[torch.from_numpy(labels).long()], len(names), factor)
-        image = normalise(scan.image[None, None])[0, 0]
-        for name, share in zip(names[1:], shares[1:], strict=True):
-            pure = share > 0.9
-            pure = pure if int(pure.sum()) >= _FEW_VOXELS else share > 0.5
-            values.setdefault(name, []).append(image[pure].numpy())
-    together = {name: np.concatenate(parts) for name, parts in values.items()}
-    found = {k: (float(v.mean()), float(v.std())) for k, v in together.items() if v.size}
+    found = {name: pooled(scans) for name, scans in moments.items()}
     rest = found.get(_UNLABELLED)
     if rest is not None:
         found |= {name: rest for name in names[1:] if name not in found}
@@ -610,7 +669,9 @@ def _enough(shares: Sequence[float], enough: float) -> list[int]:
 
 
 def _slices_of_scan(scan: Any, factor: int) -> list[Any]:
-    shares = (1 - scan.target[0]).mean((0, 1)).tolist()
+    from ..targets import foreground
+
+    shares = foreground(scan.target).mean((0, 1)).tolist()
     pieces = []
     for z in _enough(shares, 0.02):
         fine = z * factor + factor // 2

@@ -268,7 +268,9 @@ def _sheet(shown: _Shown, kind: str, images: Sequence[_Image], folder: Path) -> 
         name = f"figures/{kind}-{number:02d}.png"
         draw_sheet([image], [marks], [""], folder / name, colors=colors, width_px=_FIGURE_PX)
         words = ", ".join(f"{key}: {_short(value)}" for key, value in values.items())
-        pictures.append({"href": name, "alt": f"{title}, number {number}. {words}", "values": values})
+        pictures.append(
+            {"href": name, "alt": f"{title}, number {number}. {words}", "values": values}
+        )
     return {"id": kind, "title": title, "explanation": explanation, "pictures": pictures}
 
 

@@ -15,6 +15,7 @@ from ..reports.colors import hex_color, label_colors
 from ..reports.curves import learned_values, theta_over_time, training_curves
 from ..reports.figures import SampleImage, sample_mosaic
 from ..reports.inputs import Figure, ModelSummary, Role, SettingBlock
+from ..reports.intervals import prior_intervals
 from ..reports.pages import model_page
 from ..reports.tables import read_rows
 
@@ -28,7 +29,11 @@ _MODEL_FILES = {
     "splits.tsv": "who learned and who validated",
     "theta.json": "what the augmentation learned",
     "estimator.json": "how its gradient was computed, and why so",
-    "MODELCARD.md": "the same in words",
+    "generator.json": "the generator in plain values, for other software",
+    "priors.json": "intensities of the groups, for synthesis.priors of a later run",
+    "priors.tsv": "the same as a table",
+    "priors_columns.json": "what its columns mean",
+    "MODELCARD.md": "the model in words",
 }
 _SETTINGS = {
     "Training": {
@@ -122,6 +127,7 @@ def report_model(model_dir: Path, out_file: Path) -> Path:
             out_file,
             curves=figures.training(),
             theta_figures=figures.theta(theta) if learned else (),
+            priors=figures.priors(),
             samples=figures.samples(scheme, _SAMPLES.get(mode, {}) | _REAL_SAMPLES),
             files=[
                 {"href": figures.link(folder / name), "text": text}
@@ -185,6 +191,19 @@ class _Figures:
                 }
             )
         return figures
+
+    def priors(self) -> Figure | None:
+        """Intensities of the groups in the real scans, if they were measured."""
+        table = self.folder / "priors.tsv"
+        if not table.is_file():
+            return None
+        return {
+            "href": self.link(prior_intervals(table, self.places / "priors.png")),
+            "alt": "Mean intensity of each group and its intervals; the numbers are in priors.tsv.",
+            "caption": "Intensity of each group in the scans that were learned from (number of "
+            "scans in brackets), on the normalised scale. A later run draws around it with "
+            "--set synthesis.priors=@priors.json.",
+        }
 
     def samples(self, scheme: LabelScheme, wanted: Mapping[str, tuple[str, int]]) -> list[Figure]:
         """Synthetic images beside real ones, if the folder has any."""

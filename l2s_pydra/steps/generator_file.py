@@ -1,0 +1,195 @@
+"""The generator of a model in plain values, for those who use another one.
+
+``generator.json`` of a model folder holds what was learned and the ranges that were fixed, with
+units; ``docs/export.md`` says how to bring them to other generators.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..config import SynthesisConfig, field_doc
+from ..labels import LabelScheme
+from .prepare import Schemes
+
+if TYPE_CHECKING:
+    from ..synthesis import GenerationLabels
+
+__all__ = ["FORMAT_VERSION", "generator_record"]
+
+FORMAT_VERSION = "1.0"
+"""Version of the file's form; the first number changes if an entry is removed or means another thing."""
+
+_SHARE, _LEVEL = "probability", "fraction of the intensity range"
+_RANGES: dict[str, tuple[str, str]] = {
+    "rotation_deg": ("symmetric", "degrees"),
+    "scaling": ("about one", "factor"),
+    "shearing": ("symmetric", "entry of the shear matrix"),
+    "translation_mm": ("symmetric", "mm"),
+    "flip": ("chance", _SHARE),
+    "nonlinear_std_mm": ("from zero", "mm"),
+    "nonlinear_spacing_mm": ("constant", "mm"),
+    "mean_range": ("range", _LEVEL),
+    "std_range": ("range", _LEVEL),
+    "prior_free_share": ("chance", _SHARE),
+    "channels": ("constant", "contrasts"),
+    "crop": ("constant", "voxels"),
+    "background_share": ("chance", _SHARE),
+    "strip_share": ("chance", _SHARE),
+    "strip_margin_mm": ("from zero", "mm"),
+    "lesion_share": ("chance", _SHARE),
+    "lesion_count": ("from one", "lesions"),
+    "lesion_radius_mm": ("constant", "mm"),
+    "bias_std": ("from zero", "natural logarithm of the factor"),
+    "bias_spacing_mm": ("constant", "mm"),
+    "gamma_std": ("log-normal", "exponent"),
+    "ghost_share": ("chance", _SHARE),
+    "ghost_strength": ("from 0.05", "fraction of a line of k-space"),
+    "motion_share": ("chance", _SHARE),
+    "motion_deg": ("symmetric", "degrees"),
+    "motion_mm": ("symmetric", "mm"),
+    "resolution_share": ("chance", _SHARE),
+    "isotropic_share": ("chance", _SHARE),
+    "spacing_isotropic_mm": ("from spacing", "mm"),
+    "spacing_slices_mm": ("from spacing", "mm"),
+    "noise_std": ("from zero", _LEVEL),
+    "rician_share": ("chance", _SHARE),
+    "oversampling": ("constant", "fine voxels per voxel and axis"),
+}
+"""Kind of distribution and unit of each field of SynthesisConfig; priors go to the groups."""
+
+_LEARNED = {
+    "mean": (_LEVEL, "mean over images of the group's mean intensity"),
+    "variation": (_LEVEL, "standard deviation of that mean between images (normal)"),
+    "spread": (_LEVEL, "standard deviation of the group's voxels in an image, at spacing_mm"),
+    "bias": ("natural logarithm of the factor", "standard deviation of the log bias field"),
+    "noise": (_LEVEL, "standard deviation of the added noise"),
+    "gamma": ("natural logarithm of the exponent", "standard deviation of log gamma"),
+    "blur": ("mm", "full width at half maximum of the blur"),
+    "sigma": (_LEVEL, "standard deviation of the added noise"),
+    "sigma_min": (_LEVEL, "lowest standard deviation of the added noise (uniform)"),
+    "sigma_max": (_LEVEL, "highest standard deviation of the added noise (uniform)"),
+    "log_bias_std": ("natural logarithm of the factor", "standard deviation of the log bias field"),
+    "residual_std": (_LEVEL, "standard deviation of what the network adds; it cannot be exported"),
+}
+
+
+def generator_record(
+    config: Mapping[str, Any], schemes: Schemes, labels: "GenerationLabels"
+) -> dict[str, Any]:
+    """Describe the generator that a model was learned with.
+
+    Parameters
+    ----------
+    config : mapping
+        ``config.json`` of the model.
+    schemes : Schemes
+        The label schemes of the run.
+    labels : GenerationLabels
+        Groups of the generation labels, from :func:`~l2s_pydra.steps.prepare.prepare`.
+
+    Returns
+    -------
+    dict
+        Plain values, see ``docs/export.md``.
+    """
+    learn = config["learn"]
+    training, synthesis = learn["training"], learn["synthesis"]
+    learned = config["theta"] if training["mode"] == "learn2synth" else {}
+    wide = training["wide_share"] if any("/" in name for name in learned) else 0.0
+    singles = {name: value for name, value in learned.items() if "/" not in name}
+    return {
+        "format": "l2s_pydra generator",
+        "format_version": FORMAT_VERSION,
+        "documentation": "docs/export.md in the sources of l2s_pydra",
+        "model": config["name"],
+        "version": config["version"],
+        "mode": training["mode"],
+        "spacing_mm": learn["spacing_mm"],
+        "skull_stripped": config["skull_stripped"],
+        "intensity": {
+            "range": [0.0, 1.0],
+            "meaning": "0 is the 0.5th percentile of an image, 1 the 99th percentile of its voxels "
+            "brighter than the mean; outside is 0",
+        },
+        "learned_share": 1.0 - wide if learned else 0.0,
+        "augmentation": learn["augmentation"]["name"] if learned else None,
+        "learned": {name: _with_unit(name, value) for name, value in singles.items()},
+        "learned_units": {
+            name: _with_unit(name, None)
+            for name in dict.fromkeys(n.partition("/")[0] for n in learned if "/" in n)
+        },
+        "groups": _groups(schemes, labels, learned, synthesis["priors"]),
+        "ranges": {
+            name: _range(kind, synthesis[name], unit, learn["spacing_mm"], name)
+            for name, (kind, unit) in _RANGES.items()
+        },
+    }
+
+
+def _with_unit(name: str, value: float | None) -> dict[str, Any]:
+    unit, meaning = _LEARNED.get(name, ("see docs/method.md", name))
+    known = {} if value is None else {"value": value}
+    return {**known, "unit": unit, "meaning": meaning}
+
+
+def _groups(
+    schemes: Schemes,
+    labels: "GenerationLabels",
+    learned: Mapping[str, float],
+    priors: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Labels, learned values and prior of each intensity group, the outside first."""
+    group = labels.group.tolist()
+    count = len(schemes.maps)
+    of_maps = group[:count]
+    # After the labels of the maps come those of the learners' own, then their darker parts.
+    of_own, of_darker = (
+        group[start : start + len(schemes.target)] for start in (count, count + len(schemes.target))
+    )
+    quantities = dict.fromkeys(name.partition("/")[0] for name in learned if "/" in name)
+    rows = []
+    for number, name in enumerate(labels.group_names):
+        rows.append(
+            {
+                "name": name,
+                "label_maps": _members(schemes.maps, of_maps, number),
+                "segmentation": _members(schemes.target, of_own, number),
+                "darker_part_of": _members(schemes.target, of_darker, number) if number else [],
+                "learned": {q: learned.get(f"{q}/{name}") for q in quantities} if number else {},
+                "prior": list(priors[name]) if name in priors else None,
+            }
+        )
+    return rows
+
+
+def _members(scheme: LabelScheme, groups: list[int], number: int) -> list[dict[str, Any]]:
+    """Labels of a scheme that are in a group; background only in the first one."""
+    return [
+        {"index": label.index, "name": label.name}
+        for label, group in zip(scheme.labels, groups, strict=True)
+        if group == number and (label.index != 0) == (number != 0)
+    ]
+
+
+def _range(kind: str, value: Any, unit: str, spacing_mm: float, name: str) -> dict[str, Any]:
+    """Write one setting as a distribution."""
+    low: dict[str, Callable[[], float]] = {
+        "symmetric": lambda: -value,
+        "about one": lambda: 1 - value,
+        "from zero": lambda: 0.0,
+        "from 0.05": lambda: 0.05,
+        "from spacing": lambda: spacing_mm,
+    }
+    form: dict[str, Any]
+    if kind in low:
+        high = 1 + value if kind == "about one" else value
+        form = {"distribution": "uniform", "low": low[kind](), "high": high}
+    elif kind == "range":
+        form = {"distribution": "uniform", "low": value[0], "high": value[1]}
+    elif kind == "from one":
+        form = {"distribution": "uniform over whole numbers", "low": 1, "high": value}
+    elif kind == "log-normal":
+        form = {"distribution": "log-normal", "median": 1.0, "log_std": value}
+    else:
+        form = {"distribution": kind, "value": value}
+    return {**form, "unit": unit, "meaning": field_doc(SynthesisConfig, name)}
