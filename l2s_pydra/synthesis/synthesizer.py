@@ -338,20 +338,25 @@ class Synthesizer:
 
         Of a crop, those of its voxels.
         """
-        factor = self.config.oversampling
-        window = [
-            slice(factor * a, factor * (a + n))
-            for a, n in zip(draw.start, self.image_shape, strict=True)
-        ]
         field = deformation.dense_field(
             draw.matrix,
             draw.translation,
             draw.displacement,
             self.shape,
-            window=window if self.config.crop else None,
+            window=self._window(draw),
             device=device,
         )
         return field.flip(1) if draw.flip else field
+
+    def _window(self, draw: SynthesisDraw) -> list[slice] | None:
+        """Fine voxels of the crop, if there is one."""
+        if not self.config.crop:
+            return None
+        factor = self.config.oversampling
+        return [
+            slice(factor * a, factor * (a + n))
+            for a, n in zip(draw.start, self.image_shape, strict=True)
+        ]
 
     def render(self, draws: Sequence[SynthesisDraw], device: torch.device | str = "cpu") -> Sample:
         """Render the images that ``draws`` describe, on ``device``.
@@ -380,15 +385,7 @@ class Synthesizer:
     def _render(self, draw: SynthesisDraw, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """One image: (C, *S), its target, its groups (*F,)."""
         factor = self.config.oversampling
-        labels = self._map(draw.label_map, device)
-        warped = deformation.warp_labels(labels, self.field(draw, device))
-        group, channel = self._tables(draw.flip, device)
-        index = warped.view(-1).to(torch.int32)
-
-        def looked_up(table: Tensor) -> Tensor:
-            return table.index_select(0, index).view(warped.shape)
-
-        channels, groups = looked_up(channel), looked_up(group)
+        groups, channels = self._warped(draw, device)
         self._strip(draw, groups, channels)
         fine = self._mixture(draw, groups)
         self._add_lesions(fine, groups, channels, draw)
@@ -402,6 +399,24 @@ class Synthesizer:
         if factor > 1:
             target = intensity.soft_labels(channels, self.labels.n_channels, factor)
         return normalise(image[:, None])[:, 0], target, groups
+
+    def _warped(self, draw: SynthesisDraw, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Group and class of each fine voxel: two (*F,) integer tensors."""
+        labels = self._map(draw.label_map, device)
+        tables = self._tables(draw.flip, device)
+        shape = [self.config.oversampling * n for n in self.image_shape]
+        results = [torch.empty(shape, dtype=table.dtype, device=device) for table in tables]
+        control = deformation.source_control(
+            draw.matrix, draw.translation, draw.displacement, self.shape
+        )
+        for rows, field in deformation.slabs(
+            control.to(device), self.shape, self._window(draw), flip=draw.flip
+        ):
+            index = deformation.warp_labels(labels, field).view(-1).to(torch.int32)
+            for table, result in zip(tables, results, strict=True):
+                torch.index_select(table, 0, index, out=result[rows].view(-1))
+        groups, channels = results
+        return groups, channels
 
     @staticmethod
     def _strip(draw: SynthesisDraw, groups: Tensor, channels: Tensor) -> None:

@@ -9,7 +9,7 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import map_coordinates
 
 from l2s_pydra.config import SynthesisConfig
-from l2s_pydra.synthesis import GenerationLabels, Synthesizer
+from l2s_pydra.synthesis import GenerationLabels, Synthesizer, deformation
 from l2s_pydra.synthesis.deformation import (
     FOLDING_BOUND,
     affine_matrix,
@@ -20,6 +20,7 @@ from l2s_pydra.synthesis.deformation import (
     gather_labels,
     node_positions,
     sample_image,
+    slabs,
     upsample,
 )
 
@@ -87,6 +88,23 @@ def test_upsampling_is_the_sum_over_all_control_points(shape, rng):
     outputs = "".join(letters[3 * i] for i in range(len(shape)))
     expected = torch.einsum(f"c{inputs},{letters}->c{outputs}", control, *bases)
     torch.testing.assert_close(upsample(control, shape), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_slabs_are_pieces_of_the_upsampled_tensor(shape, flip, rng, monkeypatch):
+    monkeypatch.setattr(deformation, "_SLAB", 7 * math.prod(shape[1:]))
+    control = torch.tensor(rng.standard_normal((2, *control_shape(shape, 12.0)))).float()
+    window = [slice(2, n - 1) for n in shape]
+    expected = upsample(control, shape, window)
+    expected = expected.flip(1) if flip else expected
+    pieces = list(slabs(control, shape, window, flip=flip))
+    assert len(pieces) > 1
+    for rows, values in pieces:
+        torch.testing.assert_close(values, expected[:, rows], atol=1e-5, rtol=1e-5)
+    assert [row for rows, _ in pieces for row in range(shape[0] - 3)[rows]] == list(
+        range(shape[0] - 3)
+    )
 
 
 def test_along_axis_is_a_product_per_line(rng):

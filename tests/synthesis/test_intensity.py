@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import maximum_filter, uniform_filter1d
 
+from l2s_pydra.synthesis import intensity
 from l2s_pydra.synthesis.intensity import (
     block_means,
     dilate,
@@ -25,7 +26,8 @@ def generator():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_mixture_is_mean_plus_spread_times_noise(size, generator):
+def test_mixture_is_mean_plus_spread_times_noise(size, generator, monkeypatch):
+    monkeypatch.setattr(intensity, "_PIECE", 100)
     groups = torch.randint(0, 4, size, generator=generator)
     means, stds = torch.tensor([0.0, 0.3, 0.5, 0.9]), torch.tensor([0.0, 0.1, 0.0, 0.2])
     noise = torch.randn(size, generator=generator)
