@@ -22,7 +22,16 @@ __all__ = [
     "preset",
 ]
 
-MODES = ("learn2synth", "synthseg", "supervised")
+MODES = (
+    "learn2synth",
+    "learn2synth-mixed",
+    "synthseg",
+    "supervised",
+    "mixed",
+    "mixed-randomised",
+    "finetuned",
+    "finetuned-averaged",
+)
 ESTIMATORS = ("auto", "exact", "one_sided_difference", "central_difference")
 PRESETS = ("quick", "default", "paper")
 _T = TypeVar("_T")
@@ -203,7 +212,11 @@ class TrainingConfig:
     """The bilevel training loop (Hu et al., Learn2Synth, ICCV 2025, algorithm 1)."""
 
     mode: str = attrs.field(default="learn2synth", validator=validators.in_(MODES))
-    """``learn2synth``, ``synthseg`` (theta fixed) or ``supervised`` (real images only)."""
+    """``learn2synth`` (the segmenter sees synthetic images only), ``synthseg`` (theta fixed),
+    ``supervised`` (real images only), ``mixed`` (real and synthetic ones), ``mixed-randomised`` (the
+    real ones partly with random contrast), ``learn2synth-mixed`` (the same, with a learned
+    synthesis), ``finetuned`` (synthseg, then real images), ``finetuned-averaged`` (the mean of the
+    weights before and after)."""
     steps: int = attrs.field(default=20000, validator=_count)
     """Optimiser steps of phi."""
     batch_size: int = attrs.field(default=1, validator=_count)
@@ -276,6 +289,23 @@ class TrainingConfig:
     wide_share: float = attrs.field(default=0.6, validator=_share)
     """Share of draws that keep the generator's wide ranges instead of A_theta; only for
     augmentations that replace the generator's intensities (``contrast``)."""
+    real_share: float = attrs.field(default=0.5, validator=_share)
+    """Share of steps on real images in the ``mixed`` modes."""
+    remap_share: float = attrs.field(default=0.5, validator=_share)
+    """Share of real training images whose intensities are remapped at random, in the
+    ``mixed-randomised`` and ``learn2synth-mixed`` modes."""
+    outer_remap_share: float = attrs.field(default=0.0, validator=_share)
+    """Share of the real images of the outer loss whose intensities are remapped at random."""
+    finetune_share: float = attrs.field(
+        default=0.25, validator=validators.and_(validators.gt(0), validators.lt(1))
+    )
+    """Share of steps, the last ones, on real images in the ``finetuned`` modes."""
+    finetune_rate: float = attrs.field(default=0.3, validator=_positive)
+    """Peak learning rate of these steps, as a share of the learning rate."""
+    max_minutes: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    """Time after which training ends; the learning rate decays accordingly."""
+    patience: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    """Validations without a better one after which training ends."""
     own_label_share: float = attrs.field(default=0.85, validator=_share)
     """Share of draws made from the learning participants' own label maps."""
     validate_every: int = attrs.field(default=500, validator=_count)

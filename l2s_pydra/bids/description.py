@@ -56,11 +56,35 @@ _TRAINING = {
     ),
     "synthseg": "on synthetic images (SynthSeg; Billot et al., 2023)",
     "supervised": "on real images with manual labels",
+    "mixed": "on real images with manual labels and on synthetic images (SynthSeg; Billot et al., "
+    "2023)",
+    "mixed-randomised": (
+        "on real images with manual labels, partly with random contrast, and on synthetic images "
+        "(SynthSeg; Billot et al., 2023)"
+    ),
+    "learn2synth-mixed": (
+        "on real images with manual labels, partly with random contrast, and on synthetic images "
+        "(SynthSeg; Billot et al., 2023) whose generator was itself learned from real images by "
+        "hypergradients (Learn2Synth; Hu et al., 2025)"
+    ),
+    "finetuned": (
+        "on synthetic images (SynthSeg; Billot et al., 2023) and then on real images with manual "
+        "labels"
+    ),
+    "finetuned-averaged": (
+        "on synthetic images (SynthSeg; Billot et al., 2023) and then on real images with manual "
+        "labels; the weights before and after were averaged"
+    ),
 }
 _CITED = {
     "learn2synth": ("learn2synth", "synthseg", "unet", "bids"),
     "synthseg": ("synthseg", "unet", "bids"),
     "supervised": ("unet", "bids"),
+    "mixed": ("synthseg", "unet", "bids"),
+    "mixed-randomised": ("synthseg", "unet", "bids"),
+    "learn2synth-mixed": ("learn2synth", "synthseg", "unet", "bids"),
+    "finetuned": ("synthseg", "unet", "bids"),
+    "finetuned-averaged": ("synthseg", "unet", "bids"),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import TrainingConfig
 from ..normalisation import normalise
-from ..synthesis import Sample, SynthesisDraw, Synthesizer
+from ..synthesis import Sample, SynthesisDraw, Synthesizer, intensity
 from ..targets import mirror_target
 from .processes import Processes
 
@@ -19,7 +19,7 @@ __all__ = ["Ahead", "Batches", "RealScan", "TrainingData"]
 
 _T = TypeVar("_T")
 
-_STREAMS = {"synthetic": 1, "choice": 2, "real": 3}
+_STREAMS = {"synthetic": 1, "choice": 2, "real": 3, "kind": 4}
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -81,9 +81,9 @@ class Batches:
     def _rng(self, stream: str, step: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, _STREAMS[stream], step])
 
-    def chance(self, step: int) -> float:
+    def chance(self, step: int, stream: str = "choice") -> float:
         """Draw a number in [0, 1), the same in all processes."""
-        return float(self._rng("choice", step).random())
+        return float(self._rng(stream, step).random())
 
     def draws(self, step: int, *, appearance: bool = True) -> list[SynthesisDraw]:
         """Draw what the synthetic batch of a step is made from, the shares of all processes."""
@@ -107,24 +107,32 @@ class Batches:
         where = torch.device("cpu") if self.config.synthesis_device == "cpu" else self.device
         return self.data.synthesizer.render(draws[:count], where).to(self.device)
 
-    def real(self, step: int, count: int, *, augmented: bool) -> tuple[Tensor, Tensor]:
+    def real(
+        self, step: int, count: int, *, augmented: bool, remapped: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Draw this process's share of ``count`` real images: (B, 1, *S), and their targets.
 
         A count that the processes cannot share evenly is drawn whole by each of them.
 
         ``augmented`` deforms them and changes their appearance as the generator would (for
-        supervised training); otherwise they are only mirrored at random.
+        supervised training); otherwise they are only mirrored at random. The share ``remapped`` of
+        them gets a random contrast.
         """
         rng, scans = self._rng("real", step), self.data.learn
         order = rng.permutation(len(scans))
         chosen = [
-            (scans[int(order[i % len(scans)])], int(rng.integers(2**53)), rng.random(4))
+            (scans[int(order[i % len(scans)])], int(rng.integers(2**53)), rng.random(5))
             for i in range(count)
         ]
         if count % self.processes.size == 0:
             chosen = self.processes.share(chosen)
         realise = self._augmented if augmented else self._mirrored
-        images, targets = zip(*(realise(*choice) for choice in chosen), strict=True)
+        pairs = [realise(*choice) for choice in chosen]
+        images = [
+            _random_contrast(image, seed) if chances[-1] < remapped else image
+            for (image, _), (_, seed, chances) in zip(pairs, chosen, strict=True)
+        ]
+        targets = [target for _, target in pairs]
         return torch.stack(images)[:, None].to(self.device), torch.stack(targets).to(self.device)
 
     def _augmented(self, scan: RealScan, seed: int, _: Any) -> tuple[Tensor, Tensor]:
@@ -149,6 +157,16 @@ class Batches:
             image = image.narrow(axis, start, side)
             target = target.narrow(axis - len(sides), start, side)
         return image, target
+
+
+def _random_contrast(image: Tensor, seed: int) -> Tensor:
+    """Remap intensities through 3 to 7 random inner knots; black stays black, (*S,)."""
+    rng = np.random.default_rng([seed, 99])
+    inner = np.sort(rng.random(int(rng.integers(3, 8))))
+    knots = np.concatenate([[0.0], inner, [1.0]])
+    values = np.concatenate([[0.0], rng.random(len(inner) + 1)])
+    remapped = intensity.remap(image, *map(torch.from_numpy, (knots, values)))
+    return normalise(remapped[None, None])[0, 0]
 
 
 class Ahead(Generic[_T]):

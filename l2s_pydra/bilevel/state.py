@@ -33,6 +33,8 @@ class TrainingState:
     """Exponential average of ``phi``."""
     phi_best: dict[str, Tensor]
     """The average that validated best."""
+    phi_tuned: dict[str, Tensor] = attrs.field(factory=dict)
+    """The average before fine-tuning began; empty before, and in other modes."""
     phi_moments: dict[str, Any]
     """State of the update rule of phi."""
     theta: dict[str, Tensor]
@@ -55,6 +57,8 @@ class TrainingState:
     """How the estimator of the hypergradient was chosen, each time."""
     best_dice: float = -1.0
     """Macro Dice on validation of ``phi_best``; -1 before the first validation."""
+    stale: int = 0
+    """Validations since the best one."""
     best_step: int = 0
     """Step of ``phi_best``."""
     best_per_class: list[float] = attrs.field(factory=list)

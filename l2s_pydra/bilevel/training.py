@@ -1,5 +1,6 @@
 """The one training loop, for Learn2Synth and its baselines."""
 
+import copy
 import hashlib
 import logging
 import math
@@ -29,6 +30,11 @@ from .state import TrainingState
 __all__ = ["RealScan", "Trainer", "TrainingData"]
 
 logger = logging.getLogger(__name__)
+
+_MIXED = ("mixed", "mixed-randomised", "learn2synth-mixed")
+_REMAPPED = ("mixed-randomised", "learn2synth-mixed")
+_FINETUNED = ("finetuned", "finetuned-averaged")
+_LEARNING = ("learn2synth", "learn2synth-mixed")
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -190,7 +196,7 @@ class Trainer:
         t, state = self.training, self.state
         sums: dict[str, list[float]] = {}
         every = max(1, min(t.validate_every, t.steps // 400))
-        while state.step < t.steps:
+        while not self._ended():
             values = self._step(state.step)
             self._stop_if_lost()
             for key, value in values.items():
@@ -198,7 +204,7 @@ class Trainer:
                     sums.setdefault(key, []).append(value)
             state.step += 1
             state.seconds = time.monotonic() - clock
-            last = state.step == t.steps
+            last = self._done(state.step) >= 1
             validates = last or state.step % t.validate_every == 0
             saves = last or state.step % t.checkpoint_every == 0
             row = {
@@ -228,6 +234,13 @@ class Trainer:
             if saves:
                 self.save()
 
+    def _ended(self) -> bool:
+        """Whether the budget is used up, or nothing gets better any more."""
+        t, state = self.training, self.state
+        stale = t.patience is not None and state.stale >= t.patience
+        waits = t.mode in _FINETUNED and not state.phi_tuned
+        return self._done(state.step) >= 1 or (stale and not waits)
+
     def save(self) -> None:
         """Write the checkpoint, if there is a file for it."""
         state = self.state
@@ -254,9 +267,12 @@ class Trainer:
 
     def _step(self, step: int) -> dict[str, float]:
         t = self.training
-        lr = _learning_rate(t.learning_rate, step, t.steps, t.schedule)
-        if t.mode == "supervised":
-            x, y = self.batches.real(step, t.batch_size, augmented=True)
+        lr = self._rate(step)
+        if self._tunes(step) and not self.state.phi_tuned:
+            self._begin_tuning()
+        if self._is_real(step):
+            remapped = t.remap_share if t.mode in _REMAPPED else 0.0
+            x, y = self.batches.real(step, t.batch_size, augmented=True, remapped=remapped)
             values = self._plain(x, y, lr)
         else:
             learned = self._is_learned(step)
@@ -272,6 +288,48 @@ class Trainer:
             values["synthesis_seconds"] = waited
         self._average_phi(step)
         return {**values, "learning_rate": lr}
+
+    def _is_real(self, step: int) -> bool:
+        """Whether the segmenter is trained on real images in this step."""
+        t = self.training
+        if t.mode in _MIXED:
+            return self.batches.chance(step, "kind") < t.real_share
+        return t.mode == "supervised" or self._tunes(step)
+
+    def _done(self, step: int) -> float:
+        """Share of the budget, in steps or in time, that is used up."""
+        t = self.training
+        if t.max_minutes is None:
+            return step / t.steps
+        return max(step / t.steps, self.state.seconds / (60 * t.max_minutes))
+
+    def _tunes(self, step: int) -> bool:
+        t = self.training
+        if t.mode not in _FINETUNED:
+            return False
+        return bool(self.state.phi_tuned) or self._done(step) >= 1 - t.finetune_share
+
+    def _begin_tuning(self) -> None:
+        """Keep the weights, and train on from their average with fresh moments."""
+        state = self.state
+        state.phi_tuned = _copy(self.averaged.state_dict())
+        self.segmenter.load_state_dict(state.phi_tuned)
+        state.phi_moments = self.rule.init(list(self.segmenter.parameters()))
+        # What was best before was best without the real images; the mode is judged by what follows.
+        state.best_dice = -1.0
+
+    def _rate(self, step: int) -> float:
+        """Learning rate: of fine-tuning, a schedule of its own."""
+        t, done = self.training, self._done(step)
+        if t.mode not in _FINETUNED:
+            return _learning_rate(t.learning_rate, done, t.steps, t.schedule)
+        before = 1 - t.finetune_share
+        if not self._tunes(step):
+            steps = round(before * t.steps)
+            return _learning_rate(t.learning_rate, done / before, steps, t.schedule)
+        done = (done - before) / t.finetune_share
+        steps = round(t.finetune_share * t.steps)
+        return _learning_rate(t.finetune_rate * t.learning_rate, done, steps, t.schedule)
 
     def _sample(self, step: int) -> Sample:
         """Render the synthetic batch of a step."""
@@ -290,14 +348,14 @@ class Trainer:
         """Whether A_theta makes this step's images; an augmentation of images always does."""
         if not self._replaces:
             return True
-        if self.training.mode == "synthseg":
+        if self.training.mode not in _LEARNING:
             return False
         return self.batches.chance(step) >= self.training.wide_share
 
     def _moves_theta(self, step: int) -> bool:
         t = self.training
         return (
-            t.mode == "learn2synth"
+            t.mode in _LEARNING
             and step >= t.theta_warmup_steps
             and step % t.hypergradient_every == 0
         )
@@ -320,7 +378,9 @@ class Trainer:
         t = self.training
         estimator = self._estimator(step, lr)
         count = max(1, round(t.real_fraction * t.real_batch_size))
-        x_real, y_real = self.batches.real(step, count, augmented=False)
+        x_real, y_real = self.batches.real(
+            step, count, augmented=False, remapped=t.outer_remap_share
+        )
         theta = list(self.augmentation.parameters())
         result = estimator(
             self._first_order if estimator.first_order else self.segmenter,
@@ -478,15 +538,29 @@ class Trainer:
     # ------------------------------------------------------------------ validation
 
     def _validate(self) -> float:
-        scores = self.score(self.averaged)
+        candidate = self._candidate()
+        scores = self.score(candidate)
         state = self.state
         value = _mean(scores)
         value = value if math.isfinite(value) else 0.0
         if value > state.best_dice:
             state.best_dice, state.best_step = value, state.step
             state.best_per_class = [_mean(column) for column in scores.T]
-            state.phi_best = _copy(self.averaged.state_dict())
+            state.phi_best = _copy(candidate.state_dict())
+            state.stale = 0
+        else:
+            state.stale += 1
         return value
+
+    def _candidate(self) -> Segmenter:
+        """Return the segmenter that is validated and perhaps kept."""
+        if self.training.mode != "finetuned-averaged" or not self.state.phi_tuned:
+            return self.averaged
+        middle = copy.deepcopy(self.averaged)
+        with torch.no_grad():
+            for name, value in middle.state_dict().items():
+                value.lerp_(self.state.phi_tuned[name], 0.5)
+        return middle
 
     def score(self, segmenter: Segmenter) -> Any:
         """Dice of each validation scan and class on the working grid: (N, K - 1) array."""
@@ -579,15 +653,17 @@ def _rule(config: LearnConfig) -> updates.UpdateRule:
     return updates.adam(weight_decay=t.weight_decay)
 
 
-def _learning_rate(peak: float, step: int, steps: int, schedule: str) -> float:
+def _learning_rate(peak: float, done: float, steps: int, schedule: str) -> float:
     """Cosine decay to 1 % of the peak after a short linear warm-up, or constant.
 
-    >>> [round(_learning_rate(1.0, s, 1000, "cosine"), 2) for s in (0, 30, 500, 999)]
+    ``done`` is the share of the budget that is used up, ``steps`` the whole of it.
+
+    >>> [round(_learning_rate(1.0, s / 1000, 1000, "cosine"), 2) for s in (0, 30, 500, 999)]
     [0.03, 1.0, 0.51, 0.01]
     """
     if schedule == "constant":
         return peak
-    warmup = max(1, min(steps // 33, 500))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    warmup = max(1, min(steps // 33, 500)) / steps
+    if done < warmup:
+        return peak * (done + 1 / steps) / warmup
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))

@@ -10,6 +10,14 @@ _MODES = {
     "decided how these look (hypergradient through the segmenter's update)",
     "synthseg": "synthetic images with fixed, wide random contrast only (SynthSeg)",
     "supervised": "the labelled scans only, augmented",
+    "mixed": "the labelled scans, augmented, and synthetic images in turn",
+    "mixed-randomised": "the labelled scans, augmented and partly with random contrast, and "
+    "synthetic images in turn",
+    "learn2synth-mixed": "the labelled scans, augmented and partly with random contrast, and "
+    "synthetic images in turn, whose looks the labelled scans decided (Learn2Synth's hypergradient)",
+    "finetuned": "synthetic images first (SynthSeg), then the labelled scans, augmented",
+    "finetuned-averaged": "synthetic images first (SynthSeg), then the labelled scans, augmented; "
+    "the mean of the weights before and after the second part",
 }
 
 
@@ -65,7 +73,7 @@ def model_card(config: Mapping[str, Any], splits: Sequence[Mapping[str, str]]) -
         for name, score in scores.items()
     )
     how = ""
-    if training["mode"] == "learn2synth":
+    if training["mode"].startswith("learn2synth"):
         how = f"- Hypergradient: {config['estimator']}.\n"
     if config["skipped_steps"]:
         how += f"- Skipped for a loss or gradient that was not finite: {config['skipped_steps']} steps.\n"

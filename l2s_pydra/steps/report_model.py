@@ -87,7 +87,11 @@ _ROLES = {
 }
 _SAMPLES = {
     "learn2synth": {"learned": ("synthetic, learned", 3), "wide": ("synthetic, wide", 2)},
-    "synthseg": {"wide": ("synthetic", 4)},
+    "learn2synth-mixed": {"learned": ("synthetic, learned", 3), "wide": ("synthetic, wide", 2)},
+    **dict.fromkeys(
+        ("synthseg", "mixed", "mixed-randomised", "finetuned", "finetuned-averaged"),
+        {"wide": ("synthetic", 4)},
+    ),
 }
 _REAL_SAMPLES = {"real": ("real", 3)}
 
@@ -121,7 +125,7 @@ def report_model(model_dir: Path, out_file: Path) -> Path:
         theta = _theta(folder, mode)
         model = _model_summary(folder, config, scheme, mode, theta)
         figures = _Figures(folder, out_file)
-        learned = mode == "learn2synth"
+        learned = mode.startswith("learn2synth")
         return model_page(
             model,
             out_file,
@@ -241,7 +245,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _theta(folder: Path, mode: str) -> dict[str, dict[str, float]]:
     """Start, average and final values; empty if nothing was learned."""
-    if mode != "learn2synth" or not (folder / "theta.json").is_file():
+    if not mode.startswith("learn2synth") or not (folder / "theta.json").is_file():
         return {}
     values = _read_json(folder / "theta.json")
     return {
@@ -293,7 +297,7 @@ def _settings(config: Mapping[str, Any], mode: str) -> list[SettingBlock]:
         items = []
         for name, path in rows.items():
             value = _lookup(config, path)
-            if value is not None and (mode == "learn2synth" or path not in _LEARNED_ONLY):
+            if value is not None and (mode.startswith("learn2synth") or path not in _LEARNED_ONLY):
                 items.append({"name": name, "value": _in_words(value)})
         if items and not (title == "Synthesis" and mode == "supervised"):
             blocks.append({"title": title, "items": items})

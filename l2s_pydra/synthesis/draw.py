@@ -145,9 +145,8 @@ class SynthesisDraw:
             levels = _joined(f"{100 * std:.1f}" for std in self.noise_std)
             shown["noise (% of the range)"] = f"{levels}, {kind}"
         if len(self.movements):
-            turns, shifts = self.movements[:, 1:].split(
-                [self.movements.shape[1] - 1 - len(self.matrix), len(self.matrix)], 1
-            )
+            ndim = len(self.matrix)
+            turns, shifts = self.movements[:, 1:-ndim], self.movements[:, -ndim:]
             shown["movements"] = (
                 f"{len(self.movements)}, up to {math.degrees(float(turns.abs().max())):.1f} degrees "
                 f"and {float(shifts.norm(dim=1).max()) * spacing_mm:.1f} mm"
@@ -341,7 +340,7 @@ class Drawer:
             spacing[:] = iso
         elif lowered:
             spacing[axis] = aniso
-        chosen = rng.integers(max(1, len(self.acquisitions)))
+        chosen = int(rng.integers(max(1, len(self.acquisitions))))
         if not appearance:
             real = self.acquisitions[chosen] if self.acquisitions else np.ones(ndim)
             spacing = np.maximum(np.asarray(real, dtype=float), 1)

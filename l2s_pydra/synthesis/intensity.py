@@ -17,6 +17,7 @@ __all__ = [
     "gamma",
     "mixture",
     "pool",
+    "remap",
     "soft_labels",
 ]
 
@@ -130,3 +131,26 @@ def gamma(x: Tensor, exponents: Sequence[float]) -> Tensor:
     g = torch.tensor(exponents, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
     bent: Tensor = (x.clamp_min(0) + _OFFSET).pow(g) - _OFFSET**g
     return bent
+
+
+def remap(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear map of intensities, not monotone in general.
+
+    Parameters
+    ----------
+    x : (*S,) tensor
+        Intensities from 0 on.
+    knots : (N,) tensor
+        Increasing; the first is 0.
+    values : (N,) tensor
+        Where they are mapped to. Beyond the last knot its value continues.
+
+    Returns
+    -------
+    (*S,) tensor
+    """
+    knots, values = knots.to(x), values.to(x)
+    above = torch.bucketize(x.contiguous(), knots, right=True).clamp_(1, len(knots) - 1)
+    low, high = knots[above - 1], knots[above]
+    share = ((x - low) / (high - low)).clamp_(0, 1)
+    return torch.lerp(values[above - 1], values[above], share)

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from l2s_pydra.bilevel import batches as batches_module
 from l2s_pydra.bilevel import training
 from l2s_pydra.bilevel.hypergradient import Exact, OneSidedDifference
 from l2s_pydra.bilevel.self_check import EPSILONS, estimator_from
 from l2s_pydra.bilevel.state import TrainingState
 from l2s_pydra.bilevel.training import RealScan, Trainer, TrainingData
-from l2s_pydra.config import LearnConfig
+from l2s_pydra.config import MODES, LearnConfig
 from l2s_pydra.errors import ConfigError, TrainingError
 from l2s_pydra.normalisation import normalise
 from l2s_pydra.synthesis import GenerationLabels, Synthesizer
@@ -124,7 +125,9 @@ def same(one, two):
 
 def without_time(state):
     values = attrs.asdict(state, recurse=False)
-    rows = [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in values["history"]]
+    rows = [
+        {k: v for k, v in row.items() if not k.endswith("seconds")} for row in values["history"]
+    ]
     return {**values, "history": rows, "seconds": 0}
 
 
@@ -176,6 +179,8 @@ CASES = {
     "wide": {"training__wide_share": 0.5, "training__optimizer": "adamw"},
     "exact": {"training__estimator": "exact", "training__optimizer": "sgd"},
     "supervised": {"training__mode": "supervised"},
+    "mixed": {"training__mode": "learn2synth-mixed", "training__outer_remap_share": 0.5},
+    "finetuned": {"training__mode": "finetuned-averaged", "training__finetune_share": 0.5},
     "synthseg": {"training__mode": "synthseg", "training__precision": "bf16"},
     "noise": {"augmentation__name": "noise", "training__synthetic_fraction": 0.5},
     "unet": {"augmentation__name": "unet", "augmentation__options": {"width": 4}},
@@ -275,7 +280,7 @@ def test_theta_moves_at_every_other_step():
     assert recorder.moved() == [3, 6]
 
 
-@pytest.mark.parametrize("mode", ["synthseg", "supervised"])
+@pytest.mark.parametrize("mode", sorted(set(MODES) - {"learn2synth", "learn2synth-mixed"}))
 @pytest.mark.parametrize("name", ["contrast", "noise"])
 def test_theta_of_a_baseline_never_moves(mode, name):
     recorder = recorded(config(training__mode=mode, augmentation__name=name))
@@ -341,6 +346,92 @@ def test_supervised_never_sees_a_synthetic_image():
     assert same(one.state.phi, two.state.phi)
     other = train(settings, data_of(real_seed=50))
     assert not same(one.state.phi, other.state.phi)
+
+
+def kinds_of_steps(trainer):
+    """What each step was trained on, as the log tells."""
+    rows = []
+    trainer.run(rows.append)
+    return ["synthetic" if "synthesis_seconds" in row else "real" for row in rows]
+
+
+@pytest.mark.parametrize("mode", ["mixed", "mixed-randomised", "learn2synth-mixed"])
+def test_mixed_modes_see_both_kinds(mode):
+    settings = config(training__mode=mode, training__steps=40, training__validate_every=40)
+    trainer = Trainer(settings, data_of(), n_classes=N_CLASSES)
+    kinds = kinds_of_steps(trainer)
+    # Three standard errors.
+    assert kinds.count("real") / 40 == pytest.approx(0.5, abs=3 * 0.5 / 40**0.5)
+    assert (trainer.state.theta_steps > 0) == (mode == "learn2synth-mixed")
+
+
+def test_random_contrast_is_a_map_of_intensities():
+    """The same intensity everywhere in an image becomes the same one; black stays black."""
+    trainer = Trainer(config(), data_of(), n_classes=N_CLASSES)
+    plain, target = trainer.batches.real(3, 2, augmented=False)
+    changed, same_target = trainer.batches.real(3, 2, augmented=False, remapped=1.0)
+    assert torch.equal(target, same_target)
+    for before, after in zip(plain, changed, strict=True):
+        assert not torch.allclose(before, after, atol=0.05)
+        flat = torch.tensor([[0.0], [0.3]]).repeat(1, 64).flatten()[None, :]
+        assert remapped_levels(flat) == 2
+        order = before.flatten().sort().indices
+        # A continuous map: neighbours in intensity stay neighbours.
+        jumps = after.flatten()[order].diff().abs()
+        steps = before.flatten()[order].diff()
+        assert float(jumps[steps < 1e-4].max()) < 0.05
+    assert same(plain, trainer.batches.real(3, 2, augmented=False, remapped=0.0)[0])
+
+
+def remapped_levels(image):
+    return len(batches_module._random_contrast(image, 5).unique())
+
+
+def test_finetuning_starts_where_synthseg_ends():
+    tuned = train(config(training__mode="finetuned", training__steps=12))
+    synthseg = train(config(training__mode="synthseg", training__steps=9))
+    assert same(tuned.state.phi_tuned, synthseg.state.phi_average)
+    kinds = kinds_of_steps(
+        Trainer(
+            config(training__mode="finetuned", training__steps=12), data_of(), n_classes=N_CLASSES
+        )
+    )
+    assert kinds == ["synthetic"] * 9 + ["real"] * 3
+    # Weights of before are not what is kept.
+    assert tuned.state.best_step > 9
+
+
+def test_averaged_finetuning_is_half_way():
+    settings = config(training__steps=12, training__validate_every=12)
+    one = train(settings.evolve(training__mode="finetuned")).state
+    two = train(settings.evolve(training__mode="finetuned-averaged")).state
+    assert same(one.phi_average, two.phi_average)
+    for key, value in two.phi_best.items():
+        middle = (one.phi_average[key] + one.phi_tuned[key]) / 2
+        torch.testing.assert_close(value, middle)
+
+
+def test_time_ends_a_training(monkeypatch):
+    """The learning rate decays with the time that is used up, and fine-tuning has its share."""
+    settings = config(training__steps=1000, training__max_minutes=1.0, training__validate_every=500)
+    clock = iter(float(i) for i in range(10**6))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    rates = []
+    trainer = Trainer(settings, data_of(), n_classes=N_CLASSES)
+    state = trainer.run(lambda row: rates.append(row["learning_rate"]))
+    assert 10 < state.step < 60
+    assert state.seconds >= 60
+    assert rates[-1] < 0.05 * max(rates)
+    assert state.best_dice >= 0
+
+
+def test_patience_ends_a_training(monkeypatch):
+    settings = config(training__steps=100, training__validate_every=2, training__patience=3)
+    trainer = Trainer(settings, data_of(), n_classes=N_CLASSES)
+    script = iter([0.2, 0.5, 0.4, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(trainer, "score", lambda _: np.array([[next(script)]]))
+    state = trainer.run()
+    assert (state.step, state.best_step, state.best_dice) == (10, 4, 0.5)
 
 
 def test_only_wide_draws_are_synthseg():
@@ -552,8 +643,8 @@ def test_a_hypergradient_that_is_not_finite_leaves_theta(monkeypatch):
     recorder = Recorder(trainer)
     real = trainer.batches.real
 
-    def spoilt(step, count, *, augmented):
-        images, targets = real(step, count, augmented=augmented)
+    def spoilt(step, count, **options):
+        images, targets = real(step, count, **options)
         return images * (float("nan") if step == 4 else 1), targets
 
     monkeypatch.setattr(type(trainer.batches), "real", lambda self, *a, **k: spoilt(*a, **k))
