@@ -100,13 +100,16 @@ def _run_levels(options: Options) -> int:
 
 def _levels(session: "Session") -> int:
     from .comparing import group
-    from .learning import learn
+    from .learning import learn, preview
     from .model_files import find_model
     from .segmenting import participant
 
     options = session.options
     model: ModelFiles | None = None
     failures: list[Failure] = []
+    if options.preview:
+        failures = preview(session)
+        return _exit_code(failures[0].outcome.kind) if failures else 0
     if "learn" in options.levels:
         model, failures = learn(session)
         if model is None:

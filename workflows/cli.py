@@ -142,6 +142,7 @@ def parse(argv: Sequence[str]) -> Options:
         label_mapping=arguments.label_mapping,
         learn_participants=arguments.learn_participants,
         validation_participants=arguments.validation_participants,
+        preview=arguments.preview,
         segmentation=arguments.segmentation,
         model=arguments.model,
         probseg=arguments.probseg,
@@ -303,7 +304,14 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.NAME=VALUE",
-        help="any other setting, such as training.batch_size=2; repeatable",
+        help="any other setting, such as training.batch_size=2; VALUE @FILE reads JSON from a file; "
+        "repeatable",
+    )
+    group.add_argument(
+        "--preview",
+        type=_positive,
+        metavar="N",
+        help="train nothing: show N draws of the synthesis in OUTPUT_DIR/preview, and stop",
     )
 
 
@@ -430,6 +438,8 @@ def _levels(arguments: argparse.Namespace) -> tuple[str, ...]:
             )
     if "learn" in arguments.level and arguments.real_labels is None:
         raise UsageError("learning needs manual labels; give their folder by --real-labels")
+    if arguments.preview and "learn" not in arguments.level:
+        raise UsageError("--preview shows what the level learn would train on; add that level")
     return tuple(level for level in LEVELS if level in arguments.level)
 
 
@@ -496,11 +506,21 @@ def _setting(text: str, config: LearnConfig) -> tuple[str, Any]:
             f"available{f' in {section}' if isinstance(known, dict) and section else ''}: "
             f"{', '.join(available)}"
         )
+    key = f"{section}__{field}" if section else field
+    if value.startswith("@"):
+        return key, _json_of(_path(value[1:]), text)
     try:
         parsed = json.loads(value)
     except ValueError:
         parsed = value
-    return (f"{section}__{field}" if section else field), parsed
+    return key, parsed
+
+
+def _json_of(path: Path, text: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--set {text}: {path} cannot be read as JSON ({error})") from error
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from pydra.utils.hash import hash_function
 
 from l2s_pydra.bids.dataset import TrainingSet, build_training_set
 from l2s_pydra.bids.entities import parse_name
-from l2s_pydra.tasks import Learn, Resources
+from l2s_pydra.tasks import Learn, Preview, Resources
 
 from . import engine
-from .learn import LearnModel
+from .learn import LearnModel, PreviewDraws
 from .model_files import ModelFiles
 from .session import Failure, Session, code_version
 
-__all__ = ["learn"]
+__all__ = ["learn", "preview"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,55 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
     shutil.rmtree(checkpoints, ignore_errors=True)
     _log.info("model: %s", model.folder)
     return model, []
+
+
+def preview(session: Session) -> list[Failure]:
+    """Show what :func:`learn` would train on, in the folder ``preview`` of the output folder.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+
+    Returns
+    -------
+    list of Failure
+        Why there is nothing to see; empty if there is.
+
+    Raises
+    ------
+    DatasetError
+        If the training set is not as asked for.
+    """
+    options = session.options
+    inputs = _inputs(session, _training_set(session))
+    del inputs["segmentation"]
+    inputs["code_version"] = code_version(without=("bids",))
+    resources = Resources(device=options.device, threads=options.threads or options.n_procs)
+    task, workflow = (
+        kind(**inputs, count=options.preview, resources=resources)
+        for kind in (Preview, PreviewDraws)
+    )
+    engine.run(workflow, [task], session.cache, session.worker(1))
+    outcome = engine.outcome_of([task, workflow], session.cache)
+    if outcome.outputs is None:
+        failure = session.fail(Failure(name="preview", file="preview", outcome=outcome))
+        session.publish()
+        return [failure]
+    staged, published = session.path("preview"), options.output_dir / "preview"
+    shutil.copytree(Path(outcome.outputs.folder), staged)
+    session.stage_record(session.record())
+    session.publish()
+    _remove_others(published / "figures", staged / "figures")
+    _log.info("to look at: %s", published / "index.html")
+    return []
+
+
+def _remove_others(figures: Path, staged: Path) -> None:
+    """Remove pictures of an earlier preview, which had more draws or other ones."""
+    for path in figures.glob("*.png"):
+        if not (staged / path.name).is_file():
+            path.unlink()
 
 
 def _training_set(session: Session) -> TrainingSet:

@@ -41,6 +41,8 @@ class Options:
     """Whose labels theta is learned from; ``participants.tsv`` says it otherwise."""
     validation_participants: tuple[str, ...] | None = None
     """Whose labels choose the model; ``participants.tsv`` says it otherwise."""
+    preview: int | None = None
+    """Draws of each kind to show instead of a training."""
     segmentation: str | None = None
     """Value of the ``seg-`` entity."""
 

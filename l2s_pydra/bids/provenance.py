@@ -173,8 +173,8 @@ def scrub(value: Any, places: Mapping[str, str | Path]) -> Any:
 
     Examples
     --------
-    >>> scrub(["/data/ds/sub-01", "--model=/home/someone/m", "4"], {"bids_dir": "/data/ds"})
-    ['<bids_dir>/sub-01', '--model=m', '4']
+    >>> scrub(["/data/ds/sub-01", "--model=/home/someone/m", "a.b=@/tmp/c"], {"bids_dir": "/data/ds"})
+    ['<bids_dir>/sub-01', '--model=m', 'a.b=@c']
     """
     if isinstance(value, Mapping):
         return {str(key): scrub(item, places) for key, item in value.items()}
@@ -184,7 +184,8 @@ def scrub(value: Any, places: Mapping[str, str | Path]) -> Any:
         return _scrub_path(str(value), places)
     if isinstance(value, str):
         option, equals, rest = value.rpartition("=")
-        return option + equals + _scrub_path(rest, places)
+        at = "@" if rest.startswith("@") else ""
+        return option + equals + at + _scrub_path(rest.removeprefix(at), places)
     return value
 
 

@@ -4,7 +4,7 @@
 units; ``docs/export.md`` says how to bring them to other generators.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import SynthesisConfig, field_doc
@@ -94,7 +94,7 @@ def generator_record(
     """
     learn = config["learn"]
     training, synthesis = learn["training"], learn["synthesis"]
-    learned = config["theta"] if training["mode"] == "learn2synth" else {}
+    learned = config["theta"] if training["mode"].startswith("learn2synth") else {}
     wide = training["wide_share"] if any("/" in name for name in learned) else 0.0
     singles = {name: value for name, value in learned.items() if "/" not in name}
     return {
@@ -128,7 +128,7 @@ def generator_record(
 
 def _with_unit(name: str, value: float | None) -> dict[str, Any]:
     unit, meaning = _LEARNED.get(name, ("see docs/method.md", name))
-    known = {} if value is None else {"value": value}
+    known = {} if value is None else {"value": _rounded(value)}
     return {**known, "unit": unit, "meaning": meaning}
 
 
@@ -139,36 +139,51 @@ def _groups(
     priors: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Labels, learned values and prior of each intensity group, the outside first."""
-    group = labels.group.tolist()
-    count = len(schemes.maps)
-    of_maps = group[:count]
+    group, count = labels.group.tolist(), len(schemes.maps)
     # After the labels of the maps come those of the learners' own, then their darker parts.
-    of_own, of_darker = (
-        group[start : start + len(schemes.target)] for start in (count, count + len(schemes.target))
-    )
+    own = slice(count, count + len(schemes.target))
+    darker = slice(own.stop, own.stop + len(schemes.target))
     quantities = dict.fromkeys(name.partition("/")[0] for name in learned if "/" in name)
+    as_channel = [schemes.target.indices[c] for c in schemes.maps_to_target]
     rows = []
     for number, name in enumerate(labels.group_names):
+        of_maps = _members(schemes.maps, group[:count], number, as_channel)
+        values = {q: learned.get(f"{q}/{name}") for q in quantities}
         rows.append(
             {
                 "name": name,
-                "label_maps": _members(schemes.maps, of_maps, number),
-                "segmentation": _members(schemes.target, of_own, number),
-                "darker_part_of": _members(schemes.target, of_darker, number) if number else [],
-                "learned": {q: learned.get(f"{q}/{name}") for q in quantities} if number else {},
+                "label_maps": of_maps,
+                "segmentation": _members(schemes.target, group[own], number),
+                "darker_part_of": _members(schemes.target, group[darker], number),
+                "learned": {q: _rounded(value) for q, value in values.items()} if number else {},
                 "prior": list(priors[name]) if name in priors else None,
             }
         )
     return rows
 
 
-def _members(scheme: LabelScheme, groups: list[int], number: int) -> list[dict[str, Any]]:
-    """Labels of a scheme that are in a group; background only in the first one."""
-    return [
-        {"index": label.index, "name": label.name}
-        for label, group in zip(scheme.labels, groups, strict=True)
-        if group == number and (label.index != 0) == (number != 0)
-    ]
+def _members(
+    scheme: LabelScheme, groups: list[int], number: int, segmented_as: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """Labels of a scheme that are in a group; background, and nothing else, in the first one."""
+    members: list[dict[str, Any]] = []
+    for channel, (label, group) in enumerate(zip(scheme.labels, groups, strict=True)):
+        if group != number or (label.index != 0) != (number != 0):
+            continue
+        member = {
+            "index": label.index,
+            "name": label.name,
+            "side": label.side_or_guess,
+            "opposite": scheme.indices[scheme.opposite[channel]],
+        }
+        if segmented_as is not None:
+            member["segmented_as"] = segmented_as[channel]
+        members.append(member)
+    return members
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _range(kind: str, value: Any, unit: str, spacing_mm: float, name: str) -> dict[str, Any]:

@@ -191,6 +191,12 @@ _DATASET_ROWS = (
         ignore="models",
     ),
     DatasetOutput(
+        key="preview",
+        path="preview",
+        description="Draws of the generator and the augmentation, before a training; on request",
+        ignore="preview",
+    ),
+    DatasetOutput(
         key="group_page",
         path="group.html",
         description="Report of the group: volumes, overlap with references, failures",

@@ -290,6 +290,7 @@ def measure(
     names: Sequence[str],
     schemes: Schemes,
     config: LearnConfig,
+    multiple: int,
 ) -> dict[str, list[Moments]]:
     """Measure the intensity groups that :func:`prepare` would make, in every image.
 
@@ -303,6 +304,8 @@ def measure(
         The label schemes.
     config : LearnConfig
         Spacing and oversampling are used.
+    multiple : int
+        Sides of the grid are multiples of this.
 
     Returns
     -------
@@ -323,7 +326,7 @@ def measure(
     if problems:
         raise _together(problems)
     stripped = all(_is_stripped(scan) for scan in scans)
-    shape = _grid_shape(scans, config, 1, stripped=stripped)
+    shape = _grid_shape(scans, config, multiple, stripped=stripped)
     builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
     real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
     own = [builder.own_map(scan) for scan in real]

@@ -41,7 +41,7 @@ _TITLES = {
     ),
     "augmented": (
         "Augmented real scans",
-        "What the segmenter sees: the real scans, deformed and with another appearance.",
+        "What the segmenter sees of the real scans, deformed and with another appearance.",
     ),
     "real": (
         "Real scans",
@@ -49,6 +49,19 @@ _TITLES = {
         "grid, normalised.",
     ),
 }
+
+_MADE: dict[str, tuple[str, ...]] = {
+    "learn2synth": ("learned", "wide"),
+    "learn2synth-mixed": ("learned", "wide", "augmented"),
+    "synthseg": ("wide",),
+    "supervised": ("augmented",),
+    **dict.fromkeys(
+        ("mixed", "mixed-randomised", "finetuned", "finetuned-averaged"), ("wide", "augmented")
+    ),
+}
+"""Kinds of images that the segmenter is trained on, by mode."""
+_REMAPPED = ("mixed-randomised", "learn2synth-mixed")
+"""Modes in which some real images get a random contrast."""
 
 _Image = tuple[Any, Any, dict[str, float | str]]
 """Image and labels as arrays (*S,), and what is written under them."""
@@ -174,10 +187,11 @@ class _Shown:
     def kinds(self) -> tuple[str, ...]:
         """Kinds of images that a training in this mode makes, and the real ones."""
         mode = self.settings.training.mode
-        drawn = {"synthseg": ("wide",), "supervised": ("augmented",)}.get(mode, ("learned", "wide"))
-        if mode == "learn2synth" and not self.augmentation.replaces_intensities:
-            drawn = ("learned",)
-        return (*drawn, "real")
+        made = _MADE.get(mode, ("learned", "wide", "augmented"))
+        if not self.augmentation.replaces_intensities and "wide" in made:
+            # It acts on every synthetic image, whatever the mode.
+            made = ("learned", *(kind for kind in made if kind not in ("learned", "wide")))
+        return (*made, "real")
 
     def images(self, kind: str, count: int) -> Iterator[_Image]:
         """Draw images of a kind."""
@@ -205,7 +219,9 @@ class _Shown:
     def _augmented(self, step: int) -> _Image:
         from ..targets import as_classes
 
-        image, target = self.batches.real(step, 1, augmented=True)
+        training = self.settings.training
+        remapped = training.remap_share if training.mode in _REMAPPED else 0.0
+        image, target = self.batches.real(step, 1, augmented=True, remapped=remapped)
         return image[0, 0].cpu().numpy(), as_classes(target[0]).cpu().numpy(), {}
 
     def _real(self, count: int) -> Iterator[_Image]:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from ..config import LearnConfig
 from ..errors import ConfigError
+from .given import check_lists
 from .moments import Moments
 from .prepare import measure, read_schemes
 
@@ -127,7 +128,7 @@ def estimate_priors(
     label_mapping : Path, optional
         TSV with the columns ``index`` and ``mapping``, from those label maps to ``labels``.
     config : mapping, optional
-        A :class:`~l2s_pydra.config.LearnConfig` as a dict; its voxel size and oversampling are used.
+        A :class:`~l2s_pydra.config.LearnConfig` as a dict; what it says of the grid is used.
     threads : int, optional
         CPU threads.
 
@@ -150,17 +151,19 @@ def estimate_priors(
     from ..reports.intervals import prior_intervals
     from .device import computing_on
 
-    if len(labels) != len(images):
-        raise ConfigError(
-            f"labels: {len(labels)} are given for {len(images)} image(s); give one for each"
-        )
+    check_lists(len(images), labels=labels)
+    settings = LearnConfig.from_dict(config or {})
+    schemes = read_schemes(real_table, maps_table, label_mapping)
     with computing_on("cpu", threads):
+        from ..segmentation import Segmenter
+
         moments = measure(
             images=images,
             labels=labels,
             names=[Path(image).name.split(".")[0] for image in images],
-            schemes=read_schemes(real_table, maps_table, label_mapping),
-            config=LearnConfig.from_dict(config or {}),
+            schemes=schemes,
+            config=settings,
+            multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
         )
     folder = write_priors(fit_priors(moments), Path(out_dir))
     prior_intervals(folder / "priors.tsv", folder / "priors.png")

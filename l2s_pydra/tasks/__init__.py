@@ -8,7 +8,8 @@ is no part of its hash.
 
 from .evaluate import Evaluate
 from .learn import Learn
+from .preview import Preview
 from .resources import Image, Resources
 from .segment import Segment
 
-__all__ = ["Evaluate", "Image", "Learn", "Resources", "Segment"]
+__all__ = ["Evaluate", "Image", "Learn", "Preview", "Resources", "Segment"]

@@ -105,6 +105,7 @@ def test_run_ids_differ():
         ("/data/ds/derivatives/out/y", "<output_dir>/y"),
         ("/data/dsx", "dsx"),
         ("--work-dir=/home/someone/work", "--work-dir=work"),
+        ("synthesis.priors=@/home/someone/p.json", "synthesis.priors=@p.json"),
         ("../../home/someone/ds", "ds"),
         (Path("/somewhere/else.json"), "else.json"),
         ("relative/file", "relative/file"),

@@ -9,7 +9,7 @@ from pydra.utils.general import get_fields
 
 from l2s_pydra import __version__
 from l2s_pydra.errors import ImageError
-from l2s_pydra.tasks import Evaluate, Learn, Resources, Segment
+from l2s_pydra.tasks import Evaluate, Learn, Preview, Resources, Segment
 
 CPU = Resources(device="cpu", threads=1)
 
@@ -66,6 +66,15 @@ def test_learn_segment_evaluate(learned, segment, inputs, tmp_path):
     assert len(rows) == 5
 
 
+def test_preview_returns_the_folder_of_the_page(inputs, tmp_path):
+    given = {key: value for key, value in inputs.items() if key != "segmentation"}
+    task = Preview(**given, count=1, resources=CPU)
+    folder = Path(task(cache_root=tmp_path).folder)
+    assert (folder / "index.html").is_file()
+    assert len(list((folder / "figures").glob("wide-*.png"))) == 1
+    assert Preview(**given, count=2)._checksum != task._checksum
+
+
 def test_the_content_of_the_image_counts(segment, inputs, tmp_path):
     copy = tmp_path / "copy.nii.gz"
     shutil.copy(inputs["images"][-1], copy)
@@ -108,7 +117,7 @@ def test_a_broken_image_fails_when_it_runs(segment, tmp_path):
         task(cache_root=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("task", [Learn, Segment, Evaluate])
+@pytest.mark.parametrize("task", [Learn, Preview, Segment, Evaluate])
 def test_every_task_has_a_version_and_says_what_each_input_is(task):
     fields = {field.name: field for field in get_fields(task)}
     assert fields["code_version"].default == __version__
