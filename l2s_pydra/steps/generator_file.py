@@ -63,11 +63,26 @@ _LEARNED = {
     "spread": (_LEVEL, "standard deviation of the group's voxels in an image, at spacing_mm"),
     "bias": ("natural logarithm of the factor", "standard deviation of the log bias field"),
     "noise": (_LEVEL, "standard deviation of the added noise"),
-    "gamma": ("natural logarithm of the exponent", "standard deviation of log gamma"),
-    "blur": ("mm", "full width at half maximum of the blur"),
+    "gamma": ("exponent", "median of the exponent gamma (log-normal)"),
+    "gamma_spread": ("natural logarithm of the exponent", "standard deviation of log gamma"),
+    "blur_voxels": (
+        "voxels of spacing_mm",
+        "median of the standard deviation of the Gaussian blur (log-normal)",
+    ),
+    "blur_spread": (
+        "natural logarithm of the blur",
+        "standard deviation of the logarithm of the blur's standard deviation",
+    ),
     "sigma": (_LEVEL, "standard deviation of the added noise"),
     "sigma_min": (_LEVEL, "lowest standard deviation of the added noise (uniform)"),
     "sigma_max": (_LEVEL, "highest standard deviation of the added noise (uniform)"),
+    **{
+        f"exponent_{k}": (
+            "exponent",
+            f"of a smooth field of {k} control points per axis with values from 0.5 to 2",
+        )
+        for k in (2, 4, 8)
+    },
     "log_bias_std": ("natural logarithm of the factor", "standard deviation of the log bias field"),
     "residual_std": (_LEVEL, "standard deviation of what the network adds; it cannot be exported"),
 }

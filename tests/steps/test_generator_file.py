@@ -7,8 +7,9 @@ from pathlib import Path
 import attrs
 import pytest
 
+from l2s_pydra.augmentation import available, build_augmentation
 from l2s_pydra.config import SynthesisConfig
-from l2s_pydra.steps.generator_file import _RANGES
+from l2s_pydra.steps.generator_file import _LEARNED, _RANGES
 from l2s_pydra.steps.learn import learn
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
@@ -35,6 +36,12 @@ def entries(title):
 def test_every_setting_of_the_generator_is_described():
     fields = {field.name for field in attrs.fields(SynthesisConfig)}
     assert set(_RANGES) == fields - {"priors"}
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_learned_value_has_a_unit(name):
+    augmentation = build_augmentation(name, ndim=2, group_names=("outside", "a"), options={})
+    assert {value.partition("/")[0] for value in augmentation.describe()} <= set(_LEARNED)
 
 
 def test_the_page_explains_every_entry(learned):

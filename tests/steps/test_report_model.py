@@ -119,3 +119,14 @@ def test_broken_model_folder_is_named(tmp_path, name, content):
         (folder / name).write_text(content)
     with pytest.raises(ModelError, match=r"model-m1.*(copy the|learn the model)"):
         report_model(folder, folder / "report.html")
+
+
+def test_intensities_of_the_groups_are_shown(tmp_path):
+    folder = write_model(tmp_path / "model-m1")
+    (folder / "priors.tsv").write_text(
+        "group\tn_images\tmean\tmean_std\tstd\nstem\t3\t0.5\t0.02\t0.1\n"
+    )
+    text = report_model(folder, folder / "report.html").read_text()
+    assert 'src="figures/priors.png"' in text
+    assert 'href="#priors"' in text
+    assert (folder / "figures" / "priors.png").is_file()
