@@ -208,7 +208,7 @@ def _boxes(
             [numbers[name] for name in names],
             positions=[i + offset for i in range(len(names))],
             widths=0.85 * width,
-            whis=(5, 95),
+            whis=(5, 95),  # codespell:ignore
             showfliers=False,
             manage_ticks=False,
             boxprops={"color": colour},
