@@ -87,8 +87,9 @@ def _count(_: Any, field: Any, value: Any) -> None:
 class SynthesisConfig:
     """Ranges of the generator G (Billot et al., SynthSeg, MedIA 2023, section 3 and table 1).
 
-    Defaults are those of the published training code where it has the parameter, on the scale of
-    the rendered image, [0, 1]; ghosts, movements, noise and lesions are additions.
+    Defaults have the effect of those of the published training code where it has the parameter;
+    intensities are on the scale of the rendered image, [0, 1]. Translation, ghosts, movements, noise
+    and lesions are additions.
     """
 
     rotation_deg: float = attrs.field(default=15.0, validator=validators.ge(0))
@@ -103,8 +104,9 @@ class SynthesisConfig:
     """Translation along each axis ~ U(-t, t), mm."""
     flip: float = attrs.field(default=0.5, validator=_share)
     """Probability of a left-right flip (labels of the two sides are exchanged)."""
-    nonlinear_std_mm: float = attrs.field(default=4.0, validator=validators.ge(0))
-    """Largest standard deviation of the control points' displacement, mm; drawn ~ U(0, s)."""
+    nonlinear_std_mm: float = attrs.field(default=6.5, validator=validators.ge(0))
+    """Largest standard deviation of the control points' displacement, mm; drawn ~ U(0, s). A third
+    of it arrives in voxels (cubic B-spline, 3-D), as much as of SynthSeg's 4 mm (linear)."""
     nonlinear_spacing_mm: float = attrs.field(default=25.0, validator=_positive)
     """Distance of the control points, mm."""
     mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=_level_pair)
@@ -118,6 +120,10 @@ class SynthesisConfig:
     images; groups that are not named keep the ranges above."""
     prior_free_share: float = attrs.field(default=0.25, validator=_share)
     """Share of images that keep the ranges although there are priors."""
+    subclusters: int = attrs.field(default=1, validator=_count)
+    """Clusters of intensity that each label of the learning participants is split into, where it
+    has enough voxels; each has a distribution of its own (Zalevskyi et al., FetalSynthSeg, MICCAI
+    2024)."""
     channels: int = attrs.field(default=1, validator=_count)
     """Contrasts of one head that are drawn together."""
     crop: tuple[int, ...] | None = attrs.field(default=None, converter=_sides)
@@ -135,9 +141,9 @@ class SynthesisConfig:
     """Most blobs in one image."""
     lesion_radius_mm: float = attrs.field(default=6.0, validator=_positive)
     """Largest radius of a blob, mm."""
-    bias_std: float = attrs.field(default=0.7, validator=validators.ge(0))
+    bias_std: float = attrs.field(default=1.15, validator=validators.ge(0))
     """Largest standard deviation of the logarithm of the bias field's spline coefficients; drawn
-    ~ U(0, s). The field itself varies about half as much."""
+    ~ U(0, s). A third of it arrives in the field (3-D; half in 2-D), as much as of SynthSeg's 0.7."""
     bias_spacing_mm: float = attrs.field(default=40.0, validator=_positive)
     """Distance of the bias field's control points, mm."""
     gamma_std: float = attrs.field(default=0.5, validator=validators.ge(0))

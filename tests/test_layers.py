@@ -11,7 +11,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"l2s_pydra": ROOT / "l2s_pydra", "l2s_pydra.workflows": ROOT / "workflows"}
 
 FLOOR_0 = {"", "errors", "labels", "config"}
-FLOOR_1 = {"networks", "normalisation", "targets", "synthesis", "augmentation", "segmentation", "bilevel"}
+FLOOR_1 = {
+    "networks",
+    "normalisation",
+    "targets",
+    "synthesis",
+    "augmentation",
+    "segmentation",
+    "bilevel",
+}
 FLOOR_2 = {"images", "bids", "reports"}
 SHARED_1 = FLOOR_0 | {"networks", "normalisation", "targets"}
 

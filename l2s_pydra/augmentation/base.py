@@ -69,7 +69,7 @@ class Augmentation(nn.Module, abc.ABC):
     def describe(self) -> dict[str, float]:
         """Return theta in physical terms, by flat names such as ``sigma`` or ``mean/thalamus``."""
 
-    def start(self, statistics: Mapping[str, tuple[float, float]]) -> None:
+    def start(self, statistics: Mapping[str, tuple[float, ...]]) -> None:
         """Move theta to where the labelled real images are (moment matching).
 
         Does nothing where theta has no counterpart in them.
@@ -78,7 +78,8 @@ class Augmentation(nn.Module, abc.ABC):
         ----------
         statistics : mapping
             Group name to the mean and the standard deviation of the working voxels of that group,
-            in normalised intensities.
+            in normalised intensities, and, if known, the part of the standard deviation that is
+            not shared by neighbouring voxels (all of it otherwise).
         """
 
 

@@ -155,27 +155,38 @@ class Contrast(Augmentation):
         return {**described, "bias": float(self.bias), "noise": float(self.noise)}
 
     @torch.no_grad()
-    def start(self, statistics: Mapping[str, tuple[float, float]]) -> None:
-        """Match the mean and the standard deviation of each group; see :meth:`Augmentation.start`.
+    def start(self, statistics: Mapping[str, tuple[float, ...]]) -> None:
+        """Match the mean and the grain of each group; see :meth:`Augmentation.start`.
 
-        The variance that the noise already brings is taken off the spread. Groups that are not in
-        the statistics keep their wide start.
+        What neighbouring voxels do not share is spread and noise; half of the least grainy group's
+        is taken for noise, and taken off the spreads. What they share is put down to the bias
+        field, by the median over groups. Groups that are not in the statistics keep their wide
+        start.
         """
+        grains = {name: values[-1] for name, values in statistics.items() if len(values) > 2}
+        if grains:
+            self.noise_raw.copy_(_start(min(grains.values()) / 2, _NOISE))
+            shared = [
+                math.sqrt(max(0.0, std**2 - grain**2)) / max(mean, 0.1)
+                for mean, std, grain in (statistics[name] for name in grains)
+            ]
+            self.bias_raw.copy_(_start(sorted(shared)[len(shared) // 2], _BIAS))
         for i, name in enumerate(self.group_names[1:]):
             if name not in statistics:
                 _LOG.info("group %s has no statistics; its intensities start wide", name)
                 continue
-            mean, std = statistics[name]
-            spread = math.sqrt(max(std**2 - float(self.noise) ** 2, (std / 2) ** 2))
-            self.mean_raw[i] = unbounded(_inside(mean, _MEAN), *_MEAN)
-            self.spread_raw[i] = unbounded(_inside(spread, _SPREAD), *_SPREAD)
+            mean, grain = statistics[name][0], statistics[name][-1]
+            spread = math.sqrt(max(grain**2 - float(self.noise) ** 2, (grain / 2) ** 2))
+            self.mean_raw[i] = _start(mean, _MEAN)
+            self.spread_raw[i] = _start(spread, _SPREAD)
             self.variation_raw[i] = unbounded(_MATCHED_VARIATION, *_VARIATION)
 
 
-def _inside(value: float, bounds: tuple[float, float]) -> float:
+def _start(value: float, bounds: tuple[float, float]) -> Tensor:
+    """Unconstrained parameter of a value, moved inside the bounds if need be."""
     low, high = bounds
     margin = _MARGIN * (high - low)
-    return min(max(value, low + margin), high - margin)
+    return unbounded(min(max(value, low + margin), high - margin), low, high)
 
 
 def _mixture(groups: Tensor, means: Tensor, stds: Tensor, noise: Tensor) -> Tensor:

@@ -52,8 +52,9 @@ class TrainingData:
     """Scans of the outer level (2-D: slices); the training images of ``supervised``."""
     validate: Sequence[RealScan]
     """Scans for selection, always whole volumes."""
-    statistics: Mapping[str, tuple[float, float]]
-    """Mean and standard deviation of each intensity group in the learning scans, in [0, 1]."""
+    statistics: Mapping[str, tuple[float, ...]]
+    """Of each intensity group in the learning scans, normalised: mean, standard deviation and, if
+    known, its part that is not shared by neighbouring voxels."""
     opposite: Sequence[int]
     """Channel on the other side of the body."""
 

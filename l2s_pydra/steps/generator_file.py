@@ -33,6 +33,7 @@ _RANGES: dict[str, tuple[str, str]] = {
     "prior_free_share": ("chance", _SHARE),
     "channels": ("constant", "contrasts"),
     "crop": ("constant", "voxels"),
+    "subclusters": ("constant", "count"),
     "background_share": ("chance", _SHARE),
     "strip_share": ("chance", _SHARE),
     "strip_margin_mm": ("from zero", "mm"),
@@ -155,9 +156,9 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """Labels, learned values and prior of each intensity group, the outside first."""
     group, count = labels.group.tolist(), len(schemes.maps)
-    # After the labels of the maps come those of the learners' own, then their darker parts.
+    # After the labels of the maps come those of the learners' own, then further parts of these.
     own = slice(count, count + len(schemes.target))
-    darker = slice(own.stop, own.stop + len(schemes.target))
+    further = range(own.stop, len(group), len(schemes.target))
     quantities = dict.fromkeys(name.partition("/")[0] for name in learned if "/" in name)
     as_channel = [schemes.target.indices[c] for c in schemes.maps_to_target]
     rows = []
@@ -169,7 +170,13 @@ def _groups(
                 "name": name,
                 "label_maps": of_maps,
                 "segmentation": _members(schemes.target, group[own], number),
-                "darker_part_of": _members(schemes.target, group[darker], number),
+                "part_of": [
+                    member
+                    for start in further
+                    for member in _members(
+                        schemes.target, group[start : start + len(schemes.target)], number
+                    )
+                ],
                 "learned": {q: _rounded(value) for q, value in values.items()} if number else {},
                 "prior": list(priors[name]) if name in priors else None,
             }

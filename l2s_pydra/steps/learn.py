@@ -343,7 +343,7 @@ def _write_model(
         write_priors(fit_priors(moments), folder)
         described = generator_record(model.config, schemes, data.synthesizer.labels)
         (folder / "generator.json").write_text(json.dumps(described, indent=2) + "\n")
-        if settings.training.mode == "learn2synth":
+        if settings.training.mode.startswith("learn2synth"):
             estimator = {"asked_for": settings.training.estimator, "checks": state.checks}
             (folder / "estimator.json").write_text(json.dumps(_plain(estimator), indent=2) + "\n")
         (folder / "MODELCARD.md").write_text(model_card(model.config, splits), encoding="utf-8")

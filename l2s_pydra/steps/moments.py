@@ -26,6 +26,9 @@ class Moments:
     """Their mean."""
     std: float
     """Their standard deviation."""
+    grain: float
+    """Its part that is not shared by neighbouring voxels: root mean square of their differences,
+    over the root of 2."""
 
 
 def measure_moments(
@@ -72,22 +75,35 @@ def measure_moments(
                     count=values.size,
                     mean=float(values.mean()),
                     std=float(values.std()),
+                    grain=_grain(image, pure, float(values.std())),
                 )
                 found.setdefault(name, []).append(measured)
     return found
 
 
-def pooled(moments: Sequence[Moments]) -> tuple[float, float]:
-    """Mean and standard deviation of the voxels of all scans together.
+def _grain(image: Any, inside: Any, otherwise: float) -> float:
+    """Noise of voxels (*S) inside a mask, from differences of neighbours that both are inside."""
+    total, count = 0.0, 0
+    for axis, n in enumerate(image.shape):
+        one, two = (image.narrow(axis, start, n - 1) for start in (0, 1))
+        both = inside.narrow(axis, 0, n - 1) & inside.narrow(axis, 1, n - 1)
+        total += float((one - two)[both].double().square().sum())
+        count += int(both.sum())
+    return math.sqrt(total / count / 2) if count >= _FEW_VOXELS else otherwise
+
+
+def pooled(moments: Sequence[Moments]) -> tuple[float, float, float]:
+    """Mean, standard deviation and grain of the voxels of all scans together.
 
     Examples
     --------
-    >>> one, two = (Moments(scan="", count=2, mean=m, std=1.0) for m in (1.0, 3.0))
-    >>> mean, std = pooled([one, two])
-    >>> mean, round(std**2, 6)
-    (2.0, 2.0)
+    >>> one, two = (Moments(scan="", count=2, mean=m, std=1.0, grain=0.5) for m in (1.0, 3.0))
+    >>> mean, std, grain = pooled([one, two])
+    >>> mean, round(std**2, 6), grain
+    (2.0, 2.0, 0.5)
     """
     total = sum(m.count for m in moments)
     mean = sum(m.count * m.mean for m in moments) / total
     square = sum(m.count * (m.std**2 + m.mean**2) for m in moments) / total
-    return mean, math.sqrt(max(0.0, square - mean**2))
+    grain = sum(m.count * m.grain**2 for m in moments) / total
+    return mean, math.sqrt(max(0.0, square - mean**2)), math.sqrt(grain)

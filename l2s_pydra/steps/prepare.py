@@ -33,6 +33,8 @@ _MARGIN_MM = {True: 6.0, False: 32.0}
 _UNLABELLED = "unlabelled"
 _TWO_TISSUES_SHARE = 0.2
 """Labels that fill more of the labelled volume than this are looked at for two tissues."""
+_CLUSTER_VOXELS = 100
+"""Fine voxels that a cluster of intensity shall have on average."""
 _TWO_TISSUES_GAP = 0.165
 """Normalised intensity between the means of two tissues."""
 
@@ -56,12 +58,15 @@ class Schemes:
     maps_to_target: Array
     """Channel of ``target`` of each channel of ``maps``."""
 
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """Groups that share an intensity distribution in synthesis; the first is ``outside``."""
+    def further_groups(self, subclusters: int = 1) -> list[list[str]]:
+        """Groups of the second, third and so on tissue in a label of the learning participants."""
         target = self._target_groups()[1:]
-        names = ["outside", *target, *self._maps_groups(), _UNLABELLED, *map(_darker, target)]
-        return tuple(dict.fromkeys(names))
+        if subclusters == 1:
+            return [[_UNLABELLED, *map(_darker, target)]]
+        return [
+            [f"{name} ({number})" for name in (_UNLABELLED, *target)]
+            for number in range(2, subclusters + 1)
+        ]
 
     def _target_groups(self) -> list[str]:
         return [label.group_or_guess for label in self.target.labels]
@@ -75,21 +80,25 @@ class Schemes:
             groups.append("outside" if label.index == 0 else own)
         return groups
 
-    def generation_tables(self) -> dict[str, Any]:
-        """Group, channel and opposite of each generation label.
+    def generation_tables(self, subclusters: int = 1) -> dict[str, Any]:
+        """Group, channel and opposite of each generation label, and the names of the groups.
 
         Generation labels are the channels of ``maps``, then those of ``target`` for the learning
         participants' own labels (channel 0 stands for tissue that nobody labelled), then those of
-        ``target`` again for the darker part of labels that hold two tissues.
+        ``target`` again for the darker part of labels that hold two tissues; or, with
+        ``subclusters``, for the second, third and so on cluster of intensity in a label. Groups
+        share an intensity distribution; the first is ``outside``.
         """
-        names, own, count = self.group_names, len(self.maps), len(self.target)
-        target = self._target_groups()[1:]
-        groups = [*self._maps_groups(), _UNLABELLED, *target, _UNLABELLED, *map(_darker, target)]
+        first, count = len(self.maps), len(self.target)
+        layers = [[_UNLABELLED, *self._target_groups()[1:]], *self.further_groups(subclusters)]
+        groups = [*self._maps_groups(), *(group for layer in layers for group in layer)]
+        names = tuple(dict.fromkeys(["outside", *self._target_groups()[1:], *groups]))
         opposite = np.array(self.target.opposite)
+        starts = [first + count * number for number in range(len(layers))]
         return {
             "group": [names.index(group) for group in groups],
-            "channel": [*map(int, self.maps_to_target), *range(count), *range(count)],
-            "swap": [*self.maps.opposite, *(own + opposite), *(own + count + opposite)],
+            "channel": [*map(int, self.maps_to_target), *list(range(count)) * len(layers)],
+            "swap": [*self.maps.opposite, *(int(s + o) for s in starts for o in opposite)],
             "group_names": names,
             "n_channels": len(self.target),
         }
@@ -492,6 +501,8 @@ class _Builder:
         dark = _BLACK if self.stripped else max(_BLACK, _two_clusters(image)[0] / 2)
         tissue = (channels > 0) | (image > dark)
         labels = np.where(tissue, channels.astype(np.int16) + offset, 0)
+        if self.config.synthesis.subclusters > 1:
+            return self._with_subclusters(labels, image)
         for channel in range(1, len(self.schemes.target)):
             inside = channels == channel
             if inside.sum() > _TWO_TISSUES_SHARE * (channels > 0).sum():
@@ -500,9 +511,29 @@ class _Builder:
                     labels[inside & (image < threshold)] += len(self.schemes.target)
         return labels
 
+    def _with_subclusters(self, labels: Array, image: Array) -> Array:
+        """Split each label of a learning scan by intensity, as far as it has enough voxels."""
+        import torch
+
+        from ..synthesis.subclusters import split_by_intensity
+
+        values, sizes = np.unique(labels[labels > 0], return_counts=True)
+        counts = {
+            int(value): min(self.config.synthesis.subclusters, int(size) // _CLUSTER_VOXELS)
+            for value, size in zip(values, sizes, strict=True)
+            if size >= 2 * _CLUSTER_VOXELS
+        }
+        clusters, origin = split_by_intensity(
+            torch.from_numpy(labels), torch.from_numpy(image), counts
+        )
+        layer = len(self.schemes.target)
+        table = np.array([label + layer * cluster for label, cluster in origin], dtype=np.int16)
+        split: Array = table[clusters.numpy()]
+        return split
+
     def tables(self, maps: Sequence[Array]) -> dict[str, Any]:
         """Group, channel and opposite of each generation label; groups occur in some map."""
-        tables = self.schemes.generation_tables()
+        tables = self.schemes.generation_tables(self.config.synthesis.subclusters)
         if self.stripped:
             _share_background(tables)
         return _only_present(tables, maps)
@@ -564,9 +595,12 @@ class _Builder:
 
 def _share_background(tables: dict[str, Any]) -> None:
     """Give all background tissue one group: near the brain there is little beside CSF."""
-    unlabelled = tables["group_names"].index(_UNLABELLED)
+    names = tables["group_names"]
+    unlabelled = names.index(_UNLABELLED)
     tables["group"] = [
-        unlabelled if group and not channel else group
+        unlabelled
+        if group and not channel and not names[group].startswith(f"{_UNLABELLED} (")
+        else group
         for group, channel in zip(tables["group"], tables["channel"], strict=True)
     ]
 
@@ -601,8 +635,8 @@ def _only_present(tables: dict[str, Any], maps: Sequence[Array]) -> dict[str, An
 
 def _statistics(
     moments: Mapping[str, Sequence[Moments]], names: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each group's working voxels, over the learning scans.
+) -> dict[str, tuple[float, float, float]]:
+    """Mean, standard deviation and grain of each group's working voxels, over the learning scans.
 
     Background groups of the label maps that no scan labels start where unlabelled tissue is.
     """

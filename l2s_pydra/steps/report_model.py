@@ -88,10 +88,10 @@ _ROLES = {
 _SAMPLES = {
     "learn2synth": {"learned": ("synthetic, learned", 3), "wide": ("synthetic, wide", 2)},
     "learn2synth-mixed": {"learned": ("synthetic, learned", 3), "wide": ("synthetic, wide", 2)},
-    **dict.fromkeys(
-        ("synthseg", "mixed", "mixed-randomised", "finetuned", "finetuned-averaged"),
-        {"wide": ("synthetic", 4)},
-    ),
+    **{
+        mode: {"wide": ("synthetic", 4)}
+        for mode in ("synthseg", "mixed", "mixed-randomised", "finetuned", "finetuned-averaged")
+    },
 }
 _REAL_SAMPLES = {"real": ("real", 3)}
 

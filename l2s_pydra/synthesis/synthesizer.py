@@ -146,7 +146,8 @@ class Sample:
                 low = resolution.degrade(signal, draw.spacing, draw.thickness)
                 signal = resolution.restore(low, signal.shape[1:])
             images.append(signal)
-        return _stacked(images)
+        finished = _stacked(images)
+        return finished * self.tissue() if self.silent_outside else finished
 
     @staticmethod
     def normalise(image: Tensor) -> Tensor:
@@ -160,8 +161,9 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _signal(x: Tensor, draw: SynthesisDraw, whole: Sequence[int] | None = None) -> Tensor:
-    """Gamma, bias field, ghosts and movements of one image (C, *S)."""
-    x = intensity.gamma(x, draw.gamma)
+    """Gamma, bias field, ghosts and movements of one image (C, *S), which is not negative."""
+    bends = any(exponent != 1 for exponent in draw.gamma)
+    x = intensity.gamma(x, draw.gamma) if bends else x.clamp_min(0)
     if bool(draw.log_bias.any()):
         size = x.shape[1:]
         window = [slice(a, a + n) for a, n in zip(draw.start, size, strict=True)]
@@ -181,16 +183,13 @@ def _signal(x: Tensor, draw: SynthesisDraw, whole: Sequence[int] | None = None) 
 def _acquired(x: Tensor, draw: SynthesisDraw, tissue: Tensor | None) -> Tensor:
     """Sample one image (C, *S) at its resolution, with noise, and bring it back.
 
-    Where ``tissue`` (*S) is 0 there is no noise.
+    Where ``tissue`` (*S) is 0 the image is black, as after skull-stripping.
     """
     size = x.shape[1:]
     low = resolution.degrade(x, draw.spacing, draw.thickness) if draw.anisotropic else x
     noisy = _noisy(low, draw)
     image = resolution.restore(noisy, size) if draw.anisotropic else noisy
-    if tissue is None:
-        return image
-    clean = resolution.restore(low, size) if draw.anisotropic else low
-    return torch.where(tissue > 0, image, clean)
+    return image if tissue is None else image * (tissue > 0)
 
 
 def _noisy(x: Tensor, draw: SynthesisDraw) -> Tensor:

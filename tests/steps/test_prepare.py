@@ -110,7 +110,7 @@ def test_one_table_is_its_own_target(table):
     schemes = read_schemes(table(*TABLE), None, None)
     assert schemes.target == schemes.real == schemes.maps
     assert schemes.real_to_target.tolist() == schemes.maps_to_target.tolist() == [0, 1, 2, 3]
-    assert schemes.group_names == (
+    assert schemes.generation_tables()["group_names"] == (
         "outside", "Lobe", "Stem", "unlabelled", "Lobe (darker)", "Stem (darker)"
     )  # fmt: skip
 
@@ -294,7 +294,8 @@ def test_statistics_are_those_of_the_scans(inputs):
         ]
         expected[name] = torch.cat(values)
     for name, values in expected.items():
-        mean, std = data.statistics[name]
+        mean, std, grain = data.statistics[name]
+        assert 0 < grain <= 1.1 * std
         assert mean == pytest.approx(float(values.mean()), abs=1e-5)
         assert std == pytest.approx(float(values.std()), rel=0.01)
     # 150, 100 and 60, the first of which becomes about 1.
@@ -508,3 +509,25 @@ def test_progress_is_told(inputs):
     prepare(**inputs(), progress=lambda *args: told.append(args))
     assert [args[1:] for args in told] == [(i, 4) for i in range(1, 5)]
     assert {args[0] for args in told} == {"reading images", "reading label maps"}
+
+
+def test_labels_of_learning_scans_are_split_by_intensity(inputs):
+    """Two halves of different brightness in one label become two groups."""
+    given = inputs(config=config(synthesis__oversampling=1, synthesis__subclusters=2))
+    for path, labels in zip(given["images"], given["labels"], strict=True):
+        image, lobes = nb.load(path), np.asarray(nb.load(labels).dataobj) == LEFT
+        data = image.get_fdata()
+        data[lobes & (np.arange(data.shape[1])[None, :, None] % 2 == 0)] *= 0.5
+        nb.save(nb.Nifti1Image(data.astype(np.float32), image.affine), path)
+    data, facts = prepare(**given)
+    names = data.synthesizer.labels.group_names
+    assert "Lobe (2)" in names
+    assert "Lobe (darker)" not in names
+    dark, bright = data.statistics["Lobe"][0], data.statistics["Lobe (2)"][0]
+    assert bright > 1.2 * dark
+    tables = data.synthesizer.labels
+    both = [i for i, g in enumerate(tables.group.tolist()) if names[g] in ("Lobe", "Lobe (2)")]
+    assert {int(tables.channel[i]) for i in both} == {1, 3}
+    # Mirrored, a cluster is that of the other side.
+    for i in both:
+        assert names[int(tables.group[int(tables.swap[i])])] == names[int(tables.group[i])]

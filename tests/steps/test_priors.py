@@ -29,7 +29,7 @@ AS_IT_IS = LearnConfig().evolve(spacing_mm=1.0, synthesis__oversampling=1).to_di
 def moments(means, stds=None, count=100):
     stds = stds or [0.1] * len(means)
     return [
-        Moments(scan=f"s{i}", count=count, mean=m, std=s)
+        Moments(scan=f"s{i}", count=count, mean=m, std=s, grain=s)
         for i, (m, s) in enumerate(zip(means, stds, strict=True))
     ]
 
