@@ -59,7 +59,7 @@ class Schemes:
     """Channel of ``target`` of each channel of ``maps``."""
 
     def further_groups(self, subclusters: int = 1) -> list[list[str]]:
-        """Groups of the second, third and so on tissue in a label of the learning participants."""
+        """Name the groups of further tissues in a label of the learning participants."""
         target = self._target_groups()[1:]
         if subclusters == 1:
             return [[_UNLABELLED, *map(_darker, target)]]

@@ -519,7 +519,7 @@ def test_labels_of_learning_scans_are_split_by_intensity(inputs):
         data = image.get_fdata()
         data[lobes & (np.arange(data.shape[1])[None, :, None] % 2 == 0)] *= 0.5
         nb.save(nb.Nifti1Image(data.astype(np.float32), image.affine), path)
-    data, facts = prepare(**given)
+    data, _ = prepare(**given)
     names = data.synthesizer.labels.group_names
     assert "Lobe (2)" in names
     assert "Lobe (darker)" not in names
