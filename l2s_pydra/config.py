@@ -266,8 +266,9 @@ class TrainingConfig:
     epsilon: float | None = attrs.field(default=None, validator=validators.optional(_positive))
     """Norm of the parameters' displacement in the difference estimators; chosen by trial if not
     given."""
-    estimator_tolerance: float = attrs.field(default=0.1, validator=_positive)
-    """Relative error up to which ``auto`` takes a difference estimator for right."""
+    estimator_tolerance: float = attrs.field(default=0.2, validator=_positive)
+    """Relative error up to which ``auto`` takes a difference estimator for right: little beside how
+    much hypergradients differ from batch to batch."""
     hypergradient_every: int = attrs.field(default=1, validator=_count)
     """k: a hypergradient at each learned draw whose step number is a multiple of k."""
     synthetic_fraction: float = attrs.field(
