@@ -449,8 +449,19 @@ def preset(name: str, *, ndim: int | None = None) -> LearnConfig:
             training__real_batch_size=1 if ndim == 3 else 16,
         )
     if name == "quick":
+        # A short training cannot take the full ranges in.
         return config.evolve(
             spacing_mm=2.5,
+            synthesis__nonlinear_std_mm=4.0,
+            synthesis__bias_std=0.6,
+            synthesis__bias_spacing_mm=50.0,
+            synthesis__gamma_std=0.4,
+            synthesis__ghost_share=0.0,
+            synthesis__motion_share=0.0,
+            synthesis__resolution_share=0.5,
+            synthesis__isotropic_share=0.0,
+            synthesis__spacing_slices_mm=6.0,
+            synthesis__rician_share=0.0,
             training__steps=4000,
             training__validate_every=250,
             training__checkpoint_every=250,

@@ -157,7 +157,7 @@ def test_samples_are_of_one_size(inputs):
 
 
 def test_same_inputs_same_model(inputs, tmp_path):
-    one = learn(**inputs())
+    one = learn(**inputs(threads=1))
     torch.manual_seed(5)
     two = learn(**inputs(out_dir=tmp_path / "two", threads=1))
     assert one.name == two.name
