@@ -630,7 +630,7 @@ def _laid_out_as(module: nn.Module, moments: Mapping[str, Any]) -> dict[str, Any
 
 
 def _gist(image: Tensor) -> str:
-    """What tells images apart, and not the rounding of another number of threads."""
+    """Describe an image so that others differ, and the rounding of other threads does not."""
     values = image.double()
     rough = torch.stack([values.diff(dim=axis).abs().mean() for axis in range(values.ndim)]).mean()
     return f"{tuple(image.shape)} {values.mean():.3e} {values.std():.3e} {rough:.3e}"
