@@ -179,10 +179,14 @@ class Ahead(Generic[_T]):
         ``make(step)``; depends on the step only.
     steps : int
         How many steps ahead; 0 makes everything when it is asked for.
+    wanted : callable, optional
+        ``wanted(step)``: whether anything will be asked for at that step; always by default.
     """
 
-    def __init__(self, make: Callable[[int], _T], steps: int) -> None:
-        self._make, self._steps = make, steps
+    def __init__(
+        self, make: Callable[[int], _T], steps: int, wanted: Callable[[int], bool] | None = None
+    ) -> None:
+        self._make, self._steps, self._wanted = make, steps, wanted or (lambda _: True)
         self._pending: dict[int, Future[_T]] = {}
         self._pool = ThreadPoolExecutor(1) if steps else None
 
@@ -191,7 +195,7 @@ class Ahead(Generic[_T]):
         if self._pool is None:
             return self._make(step)
         for number in range(step, min(last, step + self._steps + 1)):
-            if number not in self._pending:
+            if number not in self._pending and (number == step or self._wanted(number)):
                 self._pending[number] = self._pool.submit(self._make, number)
         for number in [n for n in self._pending if n < step]:
             self._pending.pop(number).cancel()

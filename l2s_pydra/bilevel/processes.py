@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-__all__ = ["Processes", "environment", "joined"]
+__all__ = ["Processes", "check_shares", "environment", "joined"]
 
 _T = TypeVar("_T")
 _BUCKET = 2**25
@@ -79,6 +79,21 @@ class Processes:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+
+def check_shares(batch_size: int, processes: int) -> None:
+    """Check that a batch can be shared evenly.
+
+    Raises
+    ------
+    ConfigError
+        If not.
+    """
+    if batch_size % processes:
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be shared by {processes} processes; "
+            f"set training.batch_size to a multiple of {processes}"
+        )
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -1,7 +1,6 @@
 """The one training loop, for Learn2Synth and its baselines."""
 
 import copy
-import hashlib
 import logging
 import math
 import time
@@ -16,16 +15,19 @@ from torch.utils.checkpoint import checkpoint
 
 from ..augmentation import Augmentation, build_augmentation
 from ..config import LearnConfig
-from ..errors import ConfigError, TrainingError
+from ..errors import TrainingError
 from ..segmentation import Segmenter, build_loss, dice_scores, predict_posteriors
 from ..synthesis import Sample
-from ..targets import as_classes, is_class_map
+from ..targets import as_classes
 from . import hypergradient as hg
-from . import self_check, updates
+from . import updates
 from .batches import Ahead, Batches, RealScan, TrainingData
+from .identity import identity
 from .passes import Loss, Predict
-from .processes import Processes
+from .processes import Processes, check_shares
+from .schedule import FINETUNED, Schedule
 from .state import TrainingState
+from .trials import Trials
 
 __all__ = ["RealScan", "Trainer", "TrainingData"]
 
@@ -33,21 +35,12 @@ logger = logging.getLogger(__name__)
 
 _MIXED = ("mixed", "mixed-randomised", "learn2synth-mixed")
 _REMAPPED = ("mixed-randomised", "learn2synth-mixed")
-_FINETUNED = ("finetuned", "finetuned-averaged")
 _LEARNING = ("learn2synth", "learn2synth-mixed")
 
 Progress = Callable[[Mapping[str, Any]], None]
 
-_CHECKS = 4
-"""How often the estimator is chosen: when theta first moves, and at each quarter of what is left."""
-_TRIALS = 2
-"""Draws that the estimators are compared on."""
-_CHECK_SIDE = {2: 128, 3: 48}
-"""Largest side of the images they are compared on, voxels."""
 _AHEAD = 2
 """Batches that are rendered ahead of a GPU."""
-_CHECK_STREAM = 2 * 10**9
-"""Steps whose batches are for comparisons only start here."""
 
 
 class Trainer:
@@ -94,7 +87,7 @@ class Trainer:
         self.training = config.training
         self.device = torch.device(device)
         self.processes = processes or Processes()
-        _check_shares(self.training.batch_size, self.processes.size)
+        check_shares(self.training.batch_size, self.processes.size)
         if self.device.type == "cuda" and self.training.precision == "fp32":
             # TF32 would drown the difference of two gradients.
             torch.backends.cudnn.allow_tf32 = False
@@ -119,7 +112,17 @@ class Trainer:
         self.loss = build_loss(self.training.loss)
         self.rule = _rule(config)
         self.theta_rule = updates.adam()
-        self.identity = _identity(config, data)
+        self.identity = identity(config, data)
+        self.schedule = Schedule(self.training)
+        self.trials = Trials(
+            config=self.training,
+            batches=self.batches,
+            rule=self.rule,
+            augment=self._augment,
+            loss=lambda predict, x, y: self._loss(predict, x, y),
+            neutral=self._replaces,
+            processes=self.processes,
+        )
         self.state = self._start()
         self._samples = Ahead(self._sample, 0)
 
@@ -185,7 +188,11 @@ class Trainer:
         """
         state = self.state
         clock = time.monotonic() - state.seconds
-        self._samples = Ahead(self._sample, _AHEAD if self._waits_for_cpu else 0)
+        self._samples = Ahead(
+            self._sample,
+            _AHEAD if self._waits_for_cpu else 0,
+            wanted=lambda step: not self._is_real(step),
+        )
         try:
             self._loop(clock, progress)
         finally:
@@ -204,6 +211,9 @@ class Trainer:
                     sums.setdefault(key, []).append(value)
             state.step += 1
             state.seconds = time.monotonic() - clock
+            if t.max_minutes is not None:
+                # The processes must agree on when to stop.
+                state.seconds = self.processes.same(state.seconds)
             last = self._done(state.step) >= 1
             validates = last or state.step % t.validate_every == 0
             saves = last or state.step % t.checkpoint_every == 0
@@ -215,6 +225,7 @@ class Trainer:
             }
             if validates:
                 row["validation_dice"] = self._validate()
+                saves = saves or self._ended()
             # A window of the log ends at a checkpoint: what follows may be run by another session.
             if validates or saves or state.step % every == 0:
                 means = {key: float(np.mean(v)) for key, v in sums.items()}
@@ -238,7 +249,7 @@ class Trainer:
         """Whether the budget is used up, or nothing gets better any more."""
         t, state = self.training, self.state
         stale = t.patience is not None and state.stale >= t.patience
-        waits = t.mode in _FINETUNED and not state.phi_tuned
+        waits = t.mode in FINETUNED and not state.phi_tuned
         return self._done(state.step) >= 1 or (stale and not waits)
 
     def save(self) -> None:
@@ -267,9 +278,9 @@ class Trainer:
 
     def _step(self, step: int) -> dict[str, float]:
         t = self.training
-        lr = self._rate(step)
         if self._tunes(step) and not self.state.phi_tuned:
             self._begin_tuning()
+        lr = self.schedule.rate(self._done(step), tuning=bool(self.state.phi_tuned))
         if self._is_real(step):
             remapped = t.remap_share if t.mode in _REMAPPED else 0.0
             x, y = self.batches.real(step, t.batch_size, augmented=True, remapped=remapped)
@@ -297,17 +308,10 @@ class Trainer:
         return t.mode == "supervised" or self._tunes(step)
 
     def _done(self, step: int) -> float:
-        """Share of the budget, in steps or in time, that is used up."""
-        t = self.training
-        if t.max_minutes is None:
-            return step / t.steps
-        return max(step / t.steps, self.state.seconds / (60 * t.max_minutes))
+        return self.schedule.done(step, self.state.seconds)
 
     def _tunes(self, step: int) -> bool:
-        t = self.training
-        if t.mode not in _FINETUNED:
-            return False
-        return bool(self.state.phi_tuned) or self._done(step) >= 1 - t.finetune_share
+        return bool(self.state.phi_tuned) or self.schedule.tunes(self._done(step))
 
     def _begin_tuning(self) -> None:
         """Keep the weights, and train on from their average with fresh moments."""
@@ -316,20 +320,7 @@ class Trainer:
         self.segmenter.load_state_dict(state.phi_tuned)
         state.phi_moments = self.rule.init(list(self.segmenter.parameters()))
         # What was best before was best without the real images; the mode is judged by what follows.
-        state.best_dice = -1.0
-
-    def _rate(self, step: int) -> float:
-        """Learning rate: of fine-tuning, a schedule of its own."""
-        t, done = self.training, self._done(step)
-        if t.mode not in _FINETUNED:
-            return _learning_rate(t.learning_rate, done, t.steps, t.schedule)
-        before = 1 - t.finetune_share
-        if not self._tunes(step):
-            steps = round(before * t.steps)
-            return _learning_rate(t.learning_rate, done / before, steps, t.schedule)
-        done = (done - before) / t.finetune_share
-        steps = round(t.finetune_share * t.steps)
-        return _learning_rate(t.finetune_rate * t.learning_rate, done, steps, t.schedule)
+        state.best_dice, state.stale = -1.0, 0
 
     def _sample(self, step: int) -> Sample:
         """Render the synthetic batch of a step."""
@@ -376,12 +367,14 @@ class Trainer:
 
     def _hypergradient(self, step: int, sample: Sample, lr: float) -> dict[str, float]:
         t = self.training
-        estimator = self._estimator(step, lr)
         count = max(1, round(t.real_fraction * t.real_batch_size))
         x_real, y_real = self.batches.real(
             step, count, augmented=False, remapped=t.outer_remap_share
         )
         theta = list(self.augmentation.parameters())
+        estimator = self.trials.estimator(
+            step, self.state.checks, self.segmenter, self.state.phi_moments, theta, lr
+        )
         result = estimator(
             self._first_order if estimator.first_order else self.segmenter,
             self.rule,
@@ -474,67 +467,6 @@ class Trainer:
             for part in pieces
         ]
 
-    # ------------------------------------------------------------------ the estimator
-
-    def _estimator(self, step: int, lr: float) -> hg.Hypergradient:
-        """How this step's hypergradient is computed: as asked for, or as the last check chose."""
-        t, checks = self.training, self.state.checks
-        recompute = t.checkpoint_activations
-        if t.estimator == "exact":
-            return hg.Exact(recompute=recompute)
-        if t.estimator != "auto" and t.epsilon is not None:
-            return self_check.estimator_from({"estimator": t.estimator, "epsilon": t.epsilon})
-        done = (step - t.theta_warmup_steps) / max(1, t.steps - t.theta_warmup_steps)
-        if not checks or len(checks) <= math.floor(_CHECKS * done):
-            # A check counts for all that were due before it.
-            due = math.floor(_CHECKS * done) + 1
-            choice = self.processes.same(self._check(step, lr).to_dict())
-            checks += [{"step": step, **choice}] * (due - len(checks))
-        return self_check.estimator_from(checks[-1])
-
-    def _check(self, step: int, lr: float) -> self_check.Choice:
-        """Compare the estimators on small crops, with the network as it is now."""
-        t = self.training
-        epsilons = self_check.EPSILONS if t.epsilon is None else (t.epsilon,)
-        every = {} if t.estimator == "auto" else {"names": (t.estimator,)}
-        groups = self_check.candidates(
-            mixed_precision=t.precision != "fp32",
-            epsilons=epsilons,
-            recompute=t.checkpoint_activations,
-            **every,
-        )
-        first = _CHECK_STREAM + _TRIALS * step
-        return self_check.choose_estimator(
-            [self._attempt(first + i, lr) for i in range(_TRIALS)],
-            self.segmenter,
-            self.state.phi_moments,
-            groups,
-            largest_error=t.estimator_tolerance,
-        )
-
-    def _attempt(self, step: int, lr: float) -> self_check.Attempt:
-        sample = self.batches.sample(step, appearance=not self._replaces, count=1)
-        x_real, y_real = (b[:1] for b in self.batches.real(step, 1, augmented=False))
-        middle = _middle(x_real.shape[2:], _CHECK_SIDE[x_real.ndim - 2], self.segmenter.multiple)
-
-        def attempt(
-            estimator: hg.Hypergradient, segmenter: nn.Module, state: dict[str, Any]
-        ) -> hg.BilevelStep:
-            return estimator(
-                segmenter,
-                self.rule,
-                state,
-                augment=lambda: self._augment(sample)[middle],
-                synthetic_loss=lambda predict, x, part: self._loss(
-                    predict, x, _cut(sample.target, middle)[part]
-                ),
-                real_loss=lambda predict: self._loss(predict, x_real[middle], _cut(y_real, middle)),
-                theta=list(self.augmentation.parameters()),
-                learning_rate=lr,
-            )
-
-        return attempt
-
     # ------------------------------------------------------------------ validation
 
     def _validate(self) -> float:
@@ -575,31 +507,6 @@ class Trainer:
         return np.array(self.processes.merged(scores))
 
 
-def _check_shares(batch_size: int, processes: int) -> None:
-    if batch_size % processes:
-        raise ConfigError(
-            f"a batch of {batch_size} cannot be shared by {processes} processes; "
-            f"set training.batch_size to a multiple of {processes}"
-        )
-
-
-def _middle(size: Sequence[int], most: int, multiple: int) -> tuple[slice, ...]:
-    """Index of the middle of images (B, C, *S), at most that large.
-
-    >>> _middle((64, 40), 48, 16)
-    (slice(None, None, None), slice(None, None, None), slice(8, 56, None), slice(4, 36, None))
-    """
-    sides = [max(multiple, min(n, most) // multiple * multiple) for n in size]
-    starts = [(n - side) // 2 for n, side in zip(size, sides, strict=True)]
-    inner = [slice(start, start + side) for start, side in zip(starts, sides, strict=True)]
-    return (slice(None), slice(None), *inner)
-
-
-def _cut(target: Tensor, index: tuple[slice, ...]) -> Tensor:
-    """Part of a batch of targets, which may lack the axis of classes."""
-    return target[index[:1] + index[2:]] if is_class_map(target) else target[index]
-
-
 def _trusted(old: Sequence[Tensor], new: Sequence[Tensor], most: float | None) -> float:
     """Share of the step that keeps the change of every entry within ``most``."""
     if most is None:
@@ -629,28 +536,6 @@ def _laid_out_as(module: nn.Module, moments: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _gist(image: Tensor) -> str:
-    """Describe an image so that others differ, and the rounding of other threads does not."""
-    values = image.double()
-    rough = torch.stack([values.diff(dim=axis).abs().mean() for axis in range(values.ndim)]).mean()
-    return f"{tuple(image.shape)} {values.mean():.3e} {values.std():.3e} {rough:.3e}"
-
-
-def _identity(config: LearnConfig, data: TrainingData) -> str:
-    """Checksum of everything that decides what a run computes."""
-    digest = hashlib.sha256(config.to_json().encode())
-    for scan in (*data.learn, *data.validate):
-        digest.update(f"{scan.name} {_gist(scan.image)}".encode())
-        digest.update(scan.fine_channels.numpy().tobytes())
-    for labels in data.synthesizer.label_maps:
-        digest.update(labels.numpy().tobytes())
-    tables = data.synthesizer.labels
-    for table in (tables.group, tables.channel, tables.swap):
-        digest.update(table.numpy().tobytes())
-    digest.update(repr((tables.group_names, tuple(data.opposite))).encode())
-    return digest.hexdigest()
-
-
 def _rule(config: LearnConfig) -> updates.UpdateRule:
     t = config.training
     if t.optimizer == "sgd":
@@ -658,19 +543,3 @@ def _rule(config: LearnConfig) -> updates.UpdateRule:
     if t.optimizer == "adamw":
         return updates.adamw(weight_decay=t.weight_decay)
     return updates.adam(weight_decay=t.weight_decay)
-
-
-def _learning_rate(peak: float, done: float, steps: int, schedule: str) -> float:
-    """Cosine decay to 1 % of the peak after a short linear warm-up, or constant.
-
-    ``done`` is the share of the budget that is used up, ``steps`` the whole of it.
-
-    >>> [round(_learning_rate(1.0, s / 1000, 1000, "cosine"), 2) for s in (0, 30, 500, 999)]
-    [0.03, 1.0, 0.51, 0.01]
-    """
-    if schedule == "constant":
-        return peak
-    warmup = max(1, min(steps // 33, 500)) / steps
-    if done < warmup:
-        return peak * (done + 1 / steps) / warmup
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..config import LearnConfig
-from ..errors import ConfigError
 from .device import computing_on
 from .generator_file import generator_record
 from .given import check_lists, check_roles, unique_names
@@ -119,7 +118,9 @@ def learn(
     check_lists(len(images), labels=labels, participants=participants, roles=roles)
     check_roles(participants, roles)
     if processes > 1:
-        _check_batch(arguments["config"], processes)
+        from ..bilevel.processes import check_shares
+
+        check_shares(arguments["config"]["training"]["batch_size"], processes)
         return launch(arguments, processes)
     if checkpoint_dir is not None:
         write_specification(Path(checkpoint_dir), arguments)
@@ -214,15 +215,6 @@ def _checkpoint(folder: Path | None) -> Path | None:
         return None
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder) / "training.safetensors"
-
-
-def _check_batch(config: Mapping[str, Any], processes: int) -> None:
-    batch = config["training"]["batch_size"]
-    if batch % processes:
-        raise ConfigError(
-            f"a batch of {batch} cannot be shared by {processes} processes; "
-            f"set training.batch_size to a multiple of {processes}"
-        )
 
 
 class _Progress:

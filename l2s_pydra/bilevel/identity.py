@@ -1,0 +1,36 @@
+"""What tells one training run from another, so that none goes on from a foreign checkpoint."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from ..config import LearnConfig
+from .batches import TrainingData
+
+__all__ = ["identity"]
+
+
+def identity(config: LearnConfig, data: TrainingData) -> str:
+    """Return a checksum of everything that decides what a run computes.
+
+    It does not depend on how many threads or processes have prepared the data.
+    """
+    digest = hashlib.sha256(config.to_json().encode())
+    for scan in (*data.learn, *data.validate):
+        digest.update(f"{scan.name} {_gist(scan.image)}".encode())
+        digest.update(scan.fine_channels.numpy().tobytes())
+    for labels in data.synthesizer.label_maps:
+        digest.update(labels.numpy().tobytes())
+    tables = data.synthesizer.labels
+    for table in (tables.group, tables.channel, tables.swap):
+        digest.update(table.numpy().tobytes())
+    digest.update(repr((tables.group_names, tuple(data.opposite))).encode())
+    return digest.hexdigest()
+
+
+def _gist(image: Tensor) -> str:
+    """Describe an image so that others differ, and the rounding of other threads does not."""
+    values = image.double()
+    rough = torch.stack([values.diff(dim=axis).abs().mean() for axis in range(values.ndim)]).mean()
+    return f"{tuple(image.shape)} {values.mean():.3e} {values.std():.3e} {rough:.3e}"
