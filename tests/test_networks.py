@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from l2s_pydra.errors import ConfigError, ShapeError
@@ -128,3 +129,20 @@ def test_fold_and_unfold_in_2d_are_those_of_torch():
 def test_group_norm_of_any_width():
     net = UNet(2, 1, 3, 9, 3, norm="group")
     assert net(torch.randn(2, 1, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize(("ndim", "size"), [(2, (8, 6)), (3, (4, 6, 8))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_average_pooling_is_that_of_torch_and_keeps_type_and_layout(ndim, size, dtype):
+    layout = torch.channels_last_3d if ndim == 3 else torch.channels_last
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    x = x.to(dtype).to(memory_format=layout)
+
+    pooled = UNet(ndim, 3, 2, 4, 2).pool(x)
+
+    reference = (F.avg_pool2d if ndim == 2 else F.avg_pool3d)(x.float(), 2)
+    assert pooled.dtype == dtype
+    assert pooled.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(
+        pooled.float(), reference, rtol=0, atol=1e-6 if dtype == torch.float32 else 0.02
+    )

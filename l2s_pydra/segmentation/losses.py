@@ -59,6 +59,15 @@ def _soft_dice(p: Tensor, target: Tensor, smooth: float) -> Tensor:
     return 1 - ((2 * hits + smooth) / (p.sum(axes) + size + smooth)).mean()
 
 
+def _dense(logits: Tensor) -> Tensor:
+    """On CPUs, sums and softmax over classes are slow in the layout of the network's output."""
+    return logits.contiguous() if logits.device.type == "cpu" else logits
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return F.log_softmax(_dense(logits), 1)
+
+
 def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
     r"""Cross-entropy, also with shares of classes.
 
@@ -80,7 +89,7 @@ def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
         If the shapes do not fit.
     """
     _check(logits, target)
-    return _cross_entropy(F.log_softmax(logits, 1), target)
+    return _cross_entropy(_log_softmax(logits), target)
 
 
 def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1e-5) -> Tensor:
@@ -112,13 +121,13 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1e-5) -> T
     Milletari et al., V-Net, 3DV 2016; here without the squares.
     """
     _check(logits, target)
-    return _soft_dice(logits.softmax(1), target, smooth)
+    return _soft_dice(_dense(logits).softmax(1), target, smooth)
 
 
 def cross_entropy_and_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Sum of :func:`cross_entropy_loss` and :func:`soft_dice_loss` (Isensee et al., nnU-Net)."""
     _check(logits, target)
-    log_p = F.log_softmax(logits, 1)
+    log_p = _log_softmax(logits)
     return _cross_entropy(log_p, target) + _soft_dice(log_p.exp(), target, 1e-5)
 
 
