@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (the name torch users know)
 from torch import nn
 
 from l2s_pydra.errors import ConfigError, ShapeError
