@@ -18,17 +18,16 @@ from .. import __version__
 from ..bids.derivatives import derivative_path, write_json, write_text
 from ..bids.entities import file_stem
 from ..bids.provenance import sidecar
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError
 from ..images.conform import Conform
 from ..images.saving import save_labels, save_probabilities
 from ..images.volume import Volume, load_image, voxel_volume_mm3
 from ..labels import LabelScheme
 from .device import computing_on
 from .outputs import IMAGE_OUTPUTS
+from .posterior import predict
 
 if TYPE_CHECKING:
-    import torch
-
     from ..segmentation import Model
 
 __all__ = ["SegmentResult", "segment"]
@@ -108,18 +107,12 @@ def segment(
     start = time.perf_counter()
     model = Model.load_files(weights, config, labels)
     volume = load_image(image, allow_2d=model.learn_config.segmenter.ndim == 2)
-    conform = Conform.to_grid(volume, model.spacing_mm)
-    # Beyond the field of view resampling fills with 0, which is to be the darkest value.
-    working = conform.image(volume.data - volume.data.min())
     with computing_on(device, threads) as chosen:
-        posterior, warnings = _posterior(model, working, conform, chosen)
-        if not np.isfinite(posterior).all():
-            raise ModelError(
-                f"{weights}: gives posteriors for {image} that are not numbers; "
-                "the weights are damaged: copy the model again, or learn it again"
-            )
-        channels = conform.posterior_to_source(posterior)
-    warnings += [*volume.warnings, *_doubts(model, working, posterior, channels)]
+        found = predict(model, volume, chosen, weights=weights)
+        channels = found.conform.posterior_to_source(found.posterior)
+    conform, posterior = found.conform, found.posterior
+    doubts = _doubts(model, found.working, posterior, channels)
+    warnings = [*found.warnings, *volume.warnings, *doubts]
     for warning in warnings:
         logger.warning("%s: %s", image, warning)
     staged = _Staged(
@@ -141,22 +134,6 @@ def segment(
             "check permissions and free space"
         ) from error
     return SegmentResult(tree=Path(out_dir), files=tuple(staged.files), summary=summary)
-
-
-def _posterior(
-    model: "Model", working: npt.NDArray[np.float32], conform: Conform, device: "torch.device"
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """(K, X, Y, Z) posteriors on the working grid, and what went otherwise than asked for."""
-    import torch
-
-    # A sagittal slice has no left and right to exchange
-    flip = bool(np.abs(conform.affine[:3, 0]).argmax() == 0)
-    tensor = torch.from_numpy(working)
-    try:
-        return model.posteriors(tensor, device=device, flip=flip).numpy(), []
-    except torch.OutOfMemoryError:
-        warning = f"does not fit the memory of {device}; segmented on the CPU"
-    return model.posteriors(tensor, device="cpu", flip=flip).numpy(), [warning]
 
 
 def _doubts(
