@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SynthesisConfig, field_doc
 from ..labels import LabelScheme
-from .prepare import Schemes
+from .schemes import Schemes
 
 if TYPE_CHECKING:
     from ..synthesis import GenerationLabels

@@ -17,8 +17,9 @@ from .generator_file import generator_record
 from .given import check_lists, check_roles, unique_names
 from .moments import Moments
 from .parallel import launch, write_specification
-from .prepare import Schemes, prepare, read_schemes
+from .prepare import prepare
 from .priors import check_priors, fit_priors, write_priors
+from .schemes import Schemes, read_schemes
 
 if TYPE_CHECKING:
     from ..bilevel.processes import Processes
@@ -162,7 +163,6 @@ def learn_shared(
     import torch
 
     from ..bilevel.training import Trainer
-    from ..segmentation import Segmenter
 
     settings = LearnConfig.from_dict(config)
     first = processes is None or processes.first
@@ -177,7 +177,6 @@ def learn_shared(
             label_maps=label_maps,
             schemes=schemes,
             config=settings,
-            multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
             progress=show.reading,
         )
         check_priors(settings.synthesis.priors, data.synthesizer.labels.group_names)

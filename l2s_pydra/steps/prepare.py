@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import LearnConfig
-from ..errors import DatasetError, L2SError, LabelError
+from ..errors import DatasetError, L2SError
 from ..images.conform import Conform
 from ..images.volume import Volume, check_same_grid, load_image, load_labels
-from ..labels import Label, LabelScheme, read_mapping
 from .moments import Moments, measure_moments, pooled
+from .schemes import UNLABELLED, Schemes
 
-__all__ = ["Schemes", "measure", "prepare", "read_schemes"]
+__all__ = ["measure", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,167 +30,12 @@ _HULL_MM = 6.0
 """Background tissue this near the segmented structures stays where images are skull-stripped."""
 _MARGIN_MM = {True: 6.0, False: 32.0}
 """Room around the labelled structures, for skull-stripped and for whole-head images."""
-_UNLABELLED = "unlabelled"
 _TWO_TISSUES_SHARE = 0.2
 """Labels that fill more of the labelled volume than this are looked at for two tissues."""
 _CLUSTER_VOXELS = 100
 """Fine voxels that a cluster of intensity shall have on average."""
 _TWO_TISSUES_GAP = 0.165
 """Normalised intensity between the means of two tissues."""
-
-
-def _darker(group: str) -> str:
-    return f"{group} (darker)"
-
-
-@attrs.frozen(kw_only=True)
-class Schemes:
-    """The label schemes of a run and how they relate."""
-
-    target: LabelScheme
-    """What the model will write."""
-    real: LabelScheme
-    """What the real images' labels say."""
-    maps: LabelScheme
-    """What the label maps say."""
-    real_to_target: Array
-    """Channel of ``target`` of each channel of ``real``."""
-    maps_to_target: Array
-    """Channel of ``target`` of each channel of ``maps``."""
-
-    def further_groups(self, subclusters: int = 1) -> list[list[str]]:
-        """Name the groups of further tissues in a label of the learning participants."""
-        target = self._target_groups()[1:]
-        if subclusters == 1:
-            return [[_UNLABELLED, *map(_darker, target)]]
-        return [
-            [f"{name} ({number})" for name in (_UNLABELLED, *target)]
-            for number in range(2, subclusters + 1)
-        ]
-
-    def _target_groups(self) -> list[str]:
-        return [label.group_or_guess for label in self.target.labels]
-
-    def _maps_groups(self) -> list[str]:
-        """Group of each label of the maps: that of its target, or, for background, its own."""
-        target = self._target_groups()
-        groups = []
-        for label, channel in zip(self.maps.labels, self.maps_to_target, strict=True):
-            own = label.group or (target[channel] if channel else label.group_or_guess)
-            groups.append("outside" if label.index == 0 else own)
-        return groups
-
-    def generation_tables(self, subclusters: int = 1) -> dict[str, Any]:
-        """Group, channel and opposite of each generation label, and the names of the groups.
-
-        Generation labels are the channels of ``maps``, then those of ``target`` for the learning
-        participants' own labels (channel 0 stands for tissue that nobody labelled), then those of
-        ``target`` again for the darker part of labels that hold two tissues; or, with
-        ``subclusters``, for the second, third and so on cluster of intensity in a label. Groups
-        share an intensity distribution; the first is ``outside``.
-        """
-        first, count = len(self.maps), len(self.target)
-        layers = [[_UNLABELLED, *self._target_groups()[1:]], *self.further_groups(subclusters)]
-        groups = [*self._maps_groups(), *(group for layer in layers for group in layer)]
-        names = tuple(dict.fromkeys(["outside", *self._target_groups()[1:], *groups]))
-        opposite = np.array(self.target.opposite)
-        starts = [first + count * number for number in range(len(layers))]
-        return {
-            "group": [names.index(group) for group in groups],
-            "channel": [*map(int, self.maps_to_target), *list(range(count)) * len(layers)],
-            "swap": [*self.maps.opposite, *(int(s + o) for s in starts for o in opposite)],
-            "group_names": names,
-            "n_channels": len(self.target),
-        }
-
-
-def read_schemes(real_table: Path, maps_table: Path | None, label_mapping: Path | None) -> Schemes:
-    """Read the label tables and bring both sides to one label set.
-
-    The real images' scheme is the target. If its table maps every label (column ``mapping``), the
-    values mapped to are the target instead, so that two fine schemes can meet in a common one.
-
-    Raises
-    ------
-    LabelError
-        If a table is broken or a label of the maps has no counterpart.
-    """
-    real = LabelScheme.read(real_table)
-    maps = LabelScheme.read(maps_table) if maps_table else real
-    mapping = read_mapping(label_mapping) if label_mapping else None
-    target = _merged(real, real_table)
-    try:
-        # Background has no row in many tables, and nothing to map to but background.
-        real_to_target = (
-            real.mapped_to(target, {0: 0}) if target is not real else np.arange(len(real))
-        )
-        maps_to_target = (
-            real_to_target if maps is real and not mapping else maps.mapped_to(target, mapping)
-        )
-    except LabelError as error:
-        raise LabelError(f"{maps_table or real_table}: {error}") from error
-    return Schemes(
-        target=target,
-        real=real,
-        maps=maps,
-        real_to_target=np.asarray(real_to_target),
-        maps_to_target=np.asarray(maps_to_target),
-    )
-
-
-def _merged(scheme: LabelScheme, path: Path) -> LabelScheme:
-    """Scheme of the values that ``scheme`` maps to; ``scheme`` itself if it maps nothing.
-
-    A merged label keeps the name and the side that its parts share; two labels of either side that
-    are merged from the same structures form a group.
-    """
-    mapped = [label for label in scheme.labels if label.index and label.mapping is not None]
-    if not mapped:
-        return scheme
-    missing = [label for label in scheme.labels if label.index and label.mapping is None]
-    if missing:
-        raise LabelError(
-            f"{path}: label {missing[0].index} ({missing[0].name}) has no value in the column "
-            "mapping, others have; fill the column, or remove it"
-        )
-    parts: dict[int, list[Label]] = {}
-    for label in mapped:
-        parts.setdefault(int(label.mapping or 0), []).append(label)
-    parts.pop(0, None)
-    logger.info("%d labels of %s merged into %d by its mapping", len(mapped), path, len(parts))
-    try:
-        labels = {index: _merged_label(index, of) for index, of in parts.items()}
-        return LabelScheme(_paired(labels, parts))
-    except LabelError as error:
-        raise LabelError(f"{path}: by its column mapping, the {error}") from error
-
-
-def _merged_label(index: int, parts: Sequence[Label]) -> Label:
-    """One label for several: named after them if they share a name, numbered otherwise."""
-    sides = {label.side_or_guess for label in parts}
-    side = sides.pop() if len(sides) == 1 else "midline"
-    groups = {label.group_or_guess for label in parts}
-    same = next(iter(groups)) if len(groups) == 1 else None
-    if len(parts) == 1:
-        name = parts[0].name
-    elif same is None:
-        name = f"label{index}"
-    else:
-        name = same if side == "midline" else f"{side}-{same}"
-    return Label(index=index, name=name, side=None if side == "midline" else side, group=same)
-
-
-def _paired(labels: Mapping[int, Label], parts: Mapping[int, Sequence[Label]]) -> list[Label]:
-    """Put sided labels that are merged from the same structures into one group."""
-    alike: dict[frozenset[str], list[int]] = {}
-    for index, label in labels.items():
-        if label.side and not label.group:
-            structures = frozenset(part.group_or_guess for part in parts[index])
-            alike.setdefault(structures, []).append(index)
-    names = {i: f"label{min(indices)}" for indices in alike.values() for i in indices}
-    return [
-        attrs.evolve(label, group=names.get(index, label.group)) for index, label in labels.items()
-    ]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -227,7 +72,6 @@ def prepare(
     label_maps: Sequence[Path],
     schemes: Schemes,
     config: LearnConfig,
-    multiple: int,
     progress: Any = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Load everything and bring it to the training grid.
@@ -243,9 +87,7 @@ def prepare(
     schemes : Schemes
         The label schemes.
     config : LearnConfig
-        Spacing, oversampling and dimension are used.
-    multiple : int
-        Sides of the training grid are multiples of this.
+        What it says of the grid, the generator and the network is used.
     progress : callable, optional
         Called with a text and the number of files done and to do.
 
@@ -278,7 +120,7 @@ def prepare(
         raise _together([*problems, *_problems_of_maps(label_maps, schemes)])
     learn = [scan for scan, role in zip(scans, roles, strict=True) if role == "learn"]
     stripped = all(_is_stripped(scan) for scan in learn)
-    shape = _grid_shape(learn, config, multiple, stripped=stripped)
+    shape = _grid_shape(learn, config, stripped=stripped)
     config = _without_flips(config, schemes)
     builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
     real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
@@ -299,7 +141,6 @@ def measure(
     names: Sequence[str],
     schemes: Schemes,
     config: LearnConfig,
-    multiple: int,
 ) -> dict[str, list[Moments]]:
     """Measure the intensity groups that :func:`prepare` would make, in every image.
 
@@ -312,9 +153,7 @@ def measure(
     schemes : Schemes
         The label schemes.
     config : LearnConfig
-        Spacing and oversampling are used.
-    multiple : int
-        Sides of the grid are multiples of this.
+        What it says of the grid is used.
 
     Returns
     -------
@@ -335,7 +174,7 @@ def measure(
     if problems:
         raise _together(problems)
     stripped = all(_is_stripped(scan) for scan in scans)
-    shape = _grid_shape(scans, config, multiple, stripped=stripped)
+    shape = _grid_shape(scans, config, stripped=stripped)
     builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
     real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
     own = [builder.own_map(scan) for scan in real]
@@ -399,12 +238,28 @@ def _load_map(path: Path, schemes: Schemes) -> _Labelled:
 
 
 def _grid_shape(
-    scans: Sequence[_Labelled], config: LearnConfig, multiple: int, *, stripped: bool
+    scans: Sequence[_Labelled], config: LearnConfig, *, stripped: bool
 ) -> tuple[int, int, int]:
+    """Room for the structures of every scan, in voxels that the network can halve."""
+    multiple = _multiple(config)
     extents = [np.subtract(*reversed(scan.box_mm())) for scan in scans]
     voxels = (np.max(extents, 0) + 2 * _MARGIN_MM[stripped]) / config.spacing_mm
     x, y, z = (int(-(-n // multiple) * multiple) for n in voxels)
     return x, y, z if config.segmenter.ndim == 3 else int(np.ceil(voxels[2]))
+
+
+def _multiple(config: LearnConfig) -> int:
+    """Return the number of which the sides of the network's input are multiples.
+
+    >>> _multiple(LearnConfig().evolve(segmenter__depth=3, segmenter__subvoxel=2))
+    8
+    """
+    import torch
+
+    from ..segmentation import Segmenter
+
+    with torch.random.fork_rng(devices=[]):
+        return Segmenter(config.segmenter, 2).multiple
 
 
 def _is_stripped(scan: _Labelled) -> bool:
@@ -596,10 +451,10 @@ class _Builder:
 def _share_background(tables: dict[str, Any]) -> None:
     """Give all background tissue one group: near the brain there is little beside CSF."""
     names = tables["group_names"]
-    unlabelled = names.index(_UNLABELLED)
+    unlabelled = names.index(UNLABELLED)
     tables["group"] = [
         unlabelled
-        if group and not channel and not names[group].startswith(f"{_UNLABELLED} (")
+        if group and not channel and not names[group].startswith(f"{UNLABELLED} (")
         else group
         for group, channel in zip(tables["group"], tables["channel"], strict=True)
     ]
@@ -641,7 +496,7 @@ def _statistics(
     Background groups of the label maps that no scan labels start where unlabelled tissue is.
     """
     found = {name: pooled(scans) for name, scans in moments.items()}
-    rest = found.get(_UNLABELLED)
+    rest = found.get(UNLABELLED)
     if rest is not None:
         found |= {name: rest for name in names[1:] if name not in found}
     return found

@@ -14,8 +14,9 @@ from ..errors import ConfigError
 from ..reports.inputs import Figure, Picture, Sheet
 from .device import computing_on
 from .given import check_lists, check_roles, unique_names
-from .prepare import prepare, read_schemes
+from .prepare import prepare
 from .priors import check_priors, fit_priors, write_priors
+from .schemes import read_schemes
 
 if TYPE_CHECKING:
     from ..augmentation import Augmentation
@@ -116,8 +117,6 @@ def preview(
     settings = LearnConfig.from_dict(config)
     schemes = read_schemes(real_table, maps_table, label_mapping)
     with computing_on(device, threads) as chosen:
-        from ..segmentation import Segmenter
-
         data, facts = prepare(
             images=images,
             labels=labels,
@@ -126,7 +125,6 @@ def preview(
             label_maps=label_maps,
             schemes=schemes,
             config=settings,
-            multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
         )
         check_priors(settings.synthesis.priors, data.synthesizer.labels.group_names)
         shown = _Shown.of(settings, data, schemes.target, chosen)

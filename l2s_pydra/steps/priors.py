@@ -32,7 +32,8 @@ from ..config import LearnConfig
 from ..errors import ConfigError
 from .given import check_lists
 from .moments import Moments
-from .prepare import measure, read_schemes
+from .prepare import measure
+from .schemes import read_schemes
 
 __all__ = [
     "GroupPrior",
@@ -155,15 +156,12 @@ def estimate_priors(
     settings = LearnConfig.from_dict(config or {})
     schemes = read_schemes(real_table, maps_table, label_mapping)
     with computing_on("cpu", threads):
-        from ..segmentation import Segmenter
-
         moments = measure(
             images=images,
             labels=labels,
             names=[Path(image).name.split(".")[0] for image in images],
             schemes=schemes,
             config=settings,
-            multiple=Segmenter(settings.segmenter, len(schemes.target)).multiple,
         )
     folder = write_priors(fit_priors(moments), Path(out_dir))
     prior_intervals(folder / "priors.tsv", folder / "priors.png")

@@ -11,7 +11,8 @@ from l2s_pydra import bids_examples
 from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import DatasetError, GridMismatchError, ImageError, LabelError
 from l2s_pydra.normalisation import normalise
-from l2s_pydra.steps.prepare import prepare, read_schemes
+from l2s_pydra.steps.prepare import prepare
+from l2s_pydra.steps.schemes import read_schemes
 from l2s_pydra.synthesis.intensity import soft_labels
 
 LEFT, RIGHT, STEM = 10, 49, 16
@@ -86,7 +87,6 @@ def inputs(write, table):
             "label_maps": [write("map.nii.gz", head(2), codes=codes)],
             "schemes": read_schemes(path, None, None),
             "config": config(),
-            "multiple": 4,
             **changes,
         }
 
@@ -94,7 +94,8 @@ def inputs(write, table):
 
 
 def config(**changes):
-    return LearnConfig().evolve(**{"spacing_mm": SPACING, **changes})
+    # Three levels: the sides of the grid are multiples of four.
+    return LearnConfig().evolve(**{"spacing_mm": SPACING, "segmenter__depth": 3, **changes})
 
 
 def message_of(error):
