@@ -5,10 +5,14 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..config import LearnConfig
+from ..config import LearnConfig, TrainingConfig
 from .batches import TrainingData
 
 __all__ = ["identity"]
+
+_INDIFFERENT = ("checkpoint_every", "checkpoint_activations", "micro_batch_size")
+"""Settings of the training that decide how often it is written and how much memory it takes: the
+result is the same, to rounding."""
 
 
 def identity(config: LearnConfig, data: TrainingData) -> str:
@@ -16,7 +20,8 @@ def identity(config: LearnConfig, data: TrainingData) -> str:
 
     It does not depend on how many threads or processes have prepared the data.
     """
-    digest = hashlib.sha256(config.to_json().encode())
+    defaults = {f"training__{name}": getattr(TrainingConfig(), name) for name in _INDIFFERENT}
+    digest = hashlib.sha256(config.evolve(**defaults).to_json().encode())
     for scan in (*data.learn, *data.validate):
         digest.update(f"{scan.name} {_gist(scan.image)}".encode())
         digest.update(scan.fine_channels.numpy().tobytes())

@@ -1,15 +1,20 @@
-"""How far a training run is, and the learning rate that goes with it."""
+"""How far a training run is, the learning rate that goes with it, and what each step does."""
 
 import math
+from collections.abc import Callable
 
 import attrs
 
 from ..config import TrainingConfig
 
-__all__ = ["FINETUNED", "Schedule", "learning_rate"]
+__all__ = ["FINETUNED", "REMAPPED", "Kinds", "Schedule", "learning_rate"]
 
 FINETUNED = ("finetuned", "finetuned-averaged")
 """Modes whose last steps are on real images only, with a schedule of their own."""
+REMAPPED = ("mixed-randomised", "learn2synth-mixed")
+"""Modes whose real images partly get a random contrast."""
+_MIXED = ("mixed", *REMAPPED)
+_LEARNING = ("learn2synth", "learn2synth-mixed")
 
 
 @attrs.frozen
@@ -41,6 +46,41 @@ class Schedule:
         steps = round(t.finetune_share * t.steps)
         peak = t.finetune_rate * t.learning_rate
         return learning_rate(peak, (done - before) / t.finetune_share, steps, t.schedule)
+
+
+@attrs.frozen(kw_only=True)
+class Kinds:
+    """What a step trains on, which the mode and the number of the step decide."""
+
+    config: TrainingConfig
+    chance: Callable[..., float]
+    """``chance(step, stream)``: a number in [0, 1) that depends on the two only."""
+    replaces: bool
+    """Whether the augmentation replaces the generator's intensities."""
+
+    def real(self, step: int, *, tuning: bool) -> bool:
+        """Whether the segmenter is trained on real images."""
+        t = self.config
+        if t.mode in _MIXED:
+            return self.chance(step, "kind") < t.real_share
+        return t.mode == "supervised" or tuning
+
+    def learned(self, step: int) -> bool:
+        """Whether A_theta makes the images; an augmentation of images always does."""
+        if not self.replaces:
+            return True
+        if self.config.mode not in _LEARNING:
+            return False
+        return self.chance(step, "choice") >= self.config.wide_share
+
+    def moves_theta(self, step: int) -> bool:
+        """Whether a learned draw comes with a hypergradient."""
+        t = self.config
+        return (
+            t.mode in _LEARNING
+            and step >= t.theta_warmup_steps
+            and step % t.hypergradient_every == 0
+        )
 
 
 def learning_rate(peak: float, done: float, steps: int, schedule: str) -> float:

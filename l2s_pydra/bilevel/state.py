@@ -1,11 +1,17 @@
 """Everything a training run needs to go on: one file, no pickle, written atomically."""
 
+import errno
 import json
 import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -13,7 +19,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "copied", "sync"]
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -67,10 +73,69 @@ class TrainingState:
     """Time spent training, over all sessions of the run."""
     history: list[dict[str, float]] = attrs.field(factory=list)
     """Rows of the training log."""
+    recent: list[dict[str, float]] = attrs.field(factory=list)
+    """Values of the steps since the last of these rows."""
+    memory: list[dict[str, Any]] = attrs.field(factory=list)
+    """What was changed so that a step fits into the memory, each time."""
+
+    def judge(self, scores: Any, weights: Mapping[str, Tensor]) -> float:
+        """Keep weights that validate better than those before; return their mean Dice.
+
+        Parameters
+        ----------
+        scores : (N, K - 1) array
+            Dice of each scan and class, NaN where a class does not occur.
+        weights : mapping
+            Of the segmenter that was validated.
+        """
+        value = _mean(scores)
+        value = value if np.isfinite(value) else 0.0
+        if value > self.best_dice:
+            self.best_dice, self.best_step, self.stale = value, self.step, 0
+            self.best_per_class = [_mean(column) for column in scores.T]
+            self.phi_best = copied(weights)
+        else:
+            self.stale += 1
+        return value
+
+    def lay_out(self, params: Sequence[Tensor]) -> None:
+        """Give the moments the memory format of the parameters: the order of sums depends on it."""
+        self.phi_moments = {
+            key: [torch.empty_like(p).copy_(m) for p, m in zip(params, value, strict=True)]
+            if isinstance(value, list)
+            else value
+            for key, value in self.phi_moments.items()
+        }
 
     def save(self, path: str | Path) -> None:
-        """Write the state; the previous file stays whole until the new one is complete."""
+        """Write the state; the previous file stays whole until the new one is on the disk.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was written of it is removed.
+        """
         path = Path(path)
+        tensors, values = self._flat()
+        text = json.dumps(values)
+        metadata = {"state": text, "checksum": str(_checksum(text, tensors))}
+        # In a folder of its own, as the library makes temporary files too.
+        staging = path.with_name(f".{path.name.lstrip('.')}.partial")
+        staging.mkdir(exist_ok=True)
+        temporary = staging / path.name
+        try:
+            _enough_space(staging, sum(t.nbytes for t in tensors.values()) + len(text))
+            save_file(tensors, temporary, metadata)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        except SafetensorError as error:
+            raise _as_os_error(error, path) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _flat(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, on the CPU, and everything else."""
         tensors: dict[str, Tensor] = {}
         values: dict[str, Any] = {}
         for name, value in attrs.asdict(self, recurse=False).items():
@@ -83,18 +148,12 @@ class TrainingState:
                 tensors |= {f"{name}/{key}": tensor for key, tensor in value.items()}
             else:
                 values[name] = value
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        metadata = {"state": json.dumps(values)}
-        # Averages start as copies, but a tensor stored twice would be refused.
-        tensors = {
-            k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for k, v in tensors.items()
-        }
-        try:
-            save_file(tensors, temporary, metadata)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        return _unshared(tensors), values
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors together."""
+        return sum(tensor.nbytes for tensor in self._flat()[0].values())
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TrainingState":
@@ -106,14 +165,29 @@ class TrainingState:
             If the file is damaged.
         """
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                values = json.loads(file.metadata()["state"])
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if str(_checksum(metadata["state"], tensors)) != metadata["checksum"]:
+                raise ValueError("its checksum is wrong")
+            tensors = {key: tensor.to(device) for key, tensor in tensors.items()}
+            values = json.loads(metadata["state"])
             return cls(**values | _assembled(values, tensors))
         except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             raise TrainingError(
                 f"{path}: the checkpoint cannot be read ({error}); delete it to start over"
             ) from error
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors, without graphs."""
+    return {key: value.detach().clone() for key, value in tensors.items()}
+
+
+def _mean(scores: Any) -> float:
+    """Mean of the scores of classes that occur; NaN if none does."""
+    known = scores[np.isfinite(scores)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _assembled(values: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -131,3 +205,50 @@ def _assembled(values: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, 
         else:
             fields[field.name] = own
     return fields
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous on the CPU, each with memory of its own: a tensor stored twice would be refused."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        where = flat.untyped_storage().data_ptr()
+        found[name] = flat.clone() if where in seen else flat
+        seen.add(where)
+    return found
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # folders, where the system does not open them
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of the values and of the tensors in the order of their names."""
+    found = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        flat = tensors[name].contiguous().reshape(-1)
+        found = zlib.crc32(flat.view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
+    return found
+
+
+def _enough_space(folder: Path, needed: int) -> None:
+    """Raise what a full disk would raise, before it is full."""
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> OSError:
+    """Turn an error that the library wraps back into that of the system."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(f"{path}: {error}")
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path))

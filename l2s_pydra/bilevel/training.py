@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..augmentation import Augmentation, build_augmentation
 from ..config import LearnConfig
 from ..errors import TrainingError
 from ..segmentation import Segmenter, build_loss, dice_scores, predict_posteriors
@@ -22,20 +21,18 @@ from ..targets import as_classes
 from . import hypergradient as hg
 from . import updates
 from .batches import Ahead, Batches, RealScan, TrainingData
+from .building import build_rule, start_augmentation
+from .checkpoints import Checkpoints
 from .identity import identity
 from .passes import Loss, Predict
 from .processes import Processes, check_shares
-from .schedule import FINETUNED, Schedule
-from .state import TrainingState
+from .schedule import FINETUNED, REMAPPED, Kinds, Schedule
+from .state import TrainingState, copied
 from .trials import Trials
 
 __all__ = ["RealScan", "Trainer", "TrainingData"]
 
 logger = logging.getLogger(__name__)
-
-_MIXED = ("mixed", "mixed-randomised", "learn2synth-mixed")
-_REMAPPED = ("mixed-randomised", "learn2synth-mixed")
-_LEARNING = ("learn2synth", "learn2synth-mixed")
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -57,7 +54,11 @@ class Trainer:
     device : torch.device or str
         Where the networks live.
     checkpoint : Path, optional
-        File to resume from, if it exists, and to write to.
+        File to resume from, if it exists, and to write to; the one before is kept beside it.
+    checkpoint_every : int, optional
+        Steps between two checkpoints; ``config.training.checkpoint_every`` by default.
+    keep_checkpoints : int, default=2
+        How many checkpoints are kept.
     processes : Processes, optional
         The processes that share the batches; see :func:`~l2s_pydra.bilevel.processes.joined`.
 
@@ -81,6 +82,8 @@ class Trainer:
         n_classes: int,
         device: torch.device | str = "cpu",
         checkpoint: Path | None = None,
+        checkpoint_every: int | None = None,
+        keep_checkpoints: int = 2,
         processes: Processes | None = None,
     ) -> None:
         self.config, self.data = config, data
@@ -92,6 +95,8 @@ class Trainer:
             # TF32 would drown the difference of two gradients.
             torch.backends.cudnn.allow_tf32 = False
         self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every or self.training.checkpoint_every
+        self.checkpoints = Checkpoints(checkpoint, keep_checkpoints) if checkpoint else None
         self.n_classes = n_classes
         self.batches = Batches(
             config=self.training, data=data, device=self.device, processes=self.processes
@@ -100,7 +105,7 @@ class Trainer:
             torch.manual_seed(self.training.seed)
             self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
             self.averaged = Segmenter(config.segmenter, n_classes).to(self.device)
-            self.augmentation = self._build_augmentation()
+            self.augmentation = start_augmentation(config, data).to(self.device)
         self.segmenter.to(memory_format=self.segmenter.layout)  # type: ignore[call-overload]
         self.segmenter.unet.checkpointing = self.training.checkpoint_activations
         self.averaged.load_state_dict(self.segmenter.state_dict())
@@ -110,17 +115,22 @@ class Trainer:
             self._first_order = torch.compile(self.segmenter, dynamic=False)  # type: ignore[assignment]
         self.theta_start = self.augmentation.describe()
         self.loss = build_loss(self.training.loss)
-        self.rule = _rule(config)
+        self.rule = build_rule(self.training)
         self.theta_rule = updates.adam()
         self.identity = identity(config, data)
         self.schedule = Schedule(self.training)
+        self.kinds = Kinds(
+            config=self.training,
+            chance=self.batches.chance,
+            replaces=self.augmentation.replaces_intensities,
+        )
         self.trials = Trials(
             config=self.training,
             batches=self.batches,
             rule=self.rule,
             augment=self._augment,
             loss=lambda predict, x, y: self._loss(predict, x, y),
-            neutral=self._replaces,
+            neutral=self.kinds.replaces,
             processes=self.processes,
         )
         self.state = self._start()
@@ -128,42 +138,42 @@ class Trainer:
 
     # ------------------------------------------------------------------ set-up
 
-    def _build_augmentation(self) -> Augmentation:
-        chosen = self.config.augmentation
-        augmentation = build_augmentation(
-            chosen.name,
-            ndim=self.config.segmenter.ndim,
-            group_names=self.data.synthesizer.labels.group_names,
-            options=chosen.options,
-        )
-        augmentation.start(self.data.statistics)
-        return augmentation.to(self.device)
-
     def _start(self) -> TrainingState:
-        if self.checkpoint is not None and self.checkpoint.exists():
-            state = TrainingState.load(self.checkpoint, self.device)
-            if state.identity != self.identity:
-                raise TrainingError(
-                    f"{self.checkpoint}: is of a run with other settings or data; "
-                    "give another folder, or delete the file to start over"
-                )
-            self.segmenter.load_state_dict(state.phi)
-            self.averaged.load_state_dict(state.phi_average)
-            self.augmentation.load_state_dict(state.theta)
-            state.phi_moments = _laid_out_as(self.segmenter, state.phi_moments)
-            logger.info("resuming at step %d from %s", state.step, self.checkpoint)
+        state = self._resumed()
+        if state is not None:
             return state
         phi, theta = self.segmenter.state_dict(), self.augmentation.state_dict()
         return TrainingState(
             identity=self.identity,
-            phi=_copy(phi),
-            phi_average=_copy(phi),
-            phi_best=_copy(phi),
+            phi=copied(phi),
+            phi_average=copied(phi),
+            phi_best=copied(phi),
             phi_moments=self.rule.init(list(self.segmenter.parameters())),
-            theta=_copy(theta),
-            theta_average=_copy(theta),
+            theta=copied(theta),
+            theta_average=copied(theta),
             theta_moments=self.theta_rule.init(list(self.augmentation.parameters())),
         )
+
+    def _resumed(self) -> TrainingState | None:
+        """Return the state of the last checkpoint, and set the networks to it; None without one."""
+        if self.checkpoints is None:
+            return None
+        if self.processes.first:
+            self.checkpoints.tidy()
+        state = self.checkpoints.load(self.device)
+        if state is None:
+            return None
+        if state.identity != self.identity:
+            raise TrainingError(
+                f"{self.checkpoint}: is of a run with other settings or data; "
+                "give another folder, or delete the file to start over"
+            )
+        self.segmenter.load_state_dict(state.phi)
+        self.averaged.load_state_dict(state.phi_average)
+        self.augmentation.load_state_dict(state.theta)
+        state.lay_out(list(self.segmenter.parameters()))
+        logger.info("resuming at step %d from %s", state.step, self.checkpoint)
+        return state
 
     # ------------------------------------------------------------------ the loop
 
@@ -201,14 +211,11 @@ class Trainer:
 
     def _loop(self, clock: float, progress: Progress | None) -> None:
         t, state = self.training, self.state
-        sums: dict[str, list[float]] = {}
         every = max(1, min(t.validate_every, t.steps // 400))
         while not self._ended():
             values = self._step(state.step)
             self._stop_if_lost()
-            for key, value in values.items():
-                if math.isfinite(value):
-                    sums.setdefault(key, []).append(value)
+            state.recent.append({k: v for k, v in values.items() if math.isfinite(v)})
             state.step += 1
             state.seconds = time.monotonic() - clock
             if t.max_minutes is not None:
@@ -216,7 +223,7 @@ class Trainer:
                 state.seconds = self.processes.same(state.seconds)
             last = self._done(state.step) >= 1
             validates = last or state.step % t.validate_every == 0
-            saves = last or state.step % t.checkpoint_every == 0
+            saves = last or state.step % self.checkpoint_every == 0
             row = {
                 "step": float(state.step),
                 "seconds": state.seconds,
@@ -226,13 +233,8 @@ class Trainer:
             if validates:
                 row["validation_dice"] = self._validate()
                 saves = saves or self._ended()
-            # A window of the log ends at a checkpoint: what follows may be run by another session.
-            if validates or saves or state.step % every == 0:
-                means = {key: float(np.mean(v)) for key, v in sums.items()}
-                theta = {f"theta/{k}": v for k, v in self.augmentation.describe().items()}
-                known = {key: value for key, value in row.items() if math.isfinite(value)}
-                state.history.append({**known, **means, **theta})
-                sums.clear()
+            if validates or state.step % every == 0:
+                self._log(row)
             if progress is not None:
                 progress(
                     {
@@ -245,6 +247,16 @@ class Trainer:
             if saves:
                 self.save()
 
+    def _log(self, row: Mapping[str, float]) -> None:
+        """Add a row to the log, with the means since the last one."""
+        state = self.state
+        keys = {key: None for values in state.recent for key in values}
+        means = {k: float(np.mean([v[k] for v in state.recent if k in v])) for k in keys}
+        theta = {f"theta/{k}": v for k, v in self.augmentation.describe().items()}
+        known = {key: value for key, value in row.items() if math.isfinite(value)}
+        state.history.append({**known, **means, **theta})
+        state.recent.clear()
+
     def _ended(self) -> bool:
         """Whether the budget is used up, or nothing gets better any more."""
         t, state = self.training, self.state
@@ -253,12 +265,12 @@ class Trainer:
         return self._done(state.step) >= 1 or (stale and not waits)
 
     def save(self) -> None:
-        """Write the checkpoint, if there is a file for it."""
+        """Write a checkpoint, if there is a file for it; a full disk does not end the run."""
         state = self.state
         state.phi, state.theta = self.segmenter.state_dict(), self.augmentation.state_dict()
         state.phi_average = self.averaged.state_dict()
-        if self.checkpoint is not None and self.processes.first:
-            state.save(self.checkpoint)
+        if self.checkpoints is not None and self.processes.first:
+            self.checkpoints.save(state)
 
     def _stop_if_lost(self) -> None:
         """Give up where nothing but skipping is left."""
@@ -282,15 +294,15 @@ class Trainer:
             self._begin_tuning()
         lr = self.schedule.rate(self._done(step), tuning=bool(self.state.phi_tuned))
         if self._is_real(step):
-            remapped = t.remap_share if t.mode in _REMAPPED else 0.0
+            remapped = t.remap_share if t.mode in REMAPPED else 0.0
             x, y = self.batches.real(step, t.batch_size, augmented=True, remapped=remapped)
             values = self._plain(x, y, lr)
         else:
-            learned = self._is_learned(step)
+            learned = self.kinds.learned(step)
             started = time.monotonic()
             sample = self._samples(step, t.steps)
             waited = time.monotonic() - started
-            if learned and self._moves_theta(step):
+            if learned and self.kinds.moves_theta(step):
                 values = self._hypergradient(step, sample, lr)
             else:
                 with torch.no_grad():
@@ -301,11 +313,7 @@ class Trainer:
         return {**values, "learning_rate": lr}
 
     def _is_real(self, step: int) -> bool:
-        """Whether the segmenter is trained on real images in this step."""
-        t = self.training
-        if t.mode in _MIXED:
-            return self.batches.chance(step, "kind") < t.real_share
-        return t.mode == "supervised" or self._tunes(step)
+        return self.kinds.real(step, tuning=self._tunes(step))
 
     def _done(self, step: int) -> float:
         return self.schedule.done(step, self.state.seconds)
@@ -316,7 +324,7 @@ class Trainer:
     def _begin_tuning(self) -> None:
         """Keep the weights, and train on from their average with fresh moments."""
         state = self.state
-        state.phi_tuned = _copy(self.averaged.state_dict())
+        state.phi_tuned = copied(self.averaged.state_dict())
         self.segmenter.load_state_dict(state.phi_tuned)
         state.phi_moments = self.rule.init(list(self.segmenter.parameters()))
         # What was best before was best without the real images; the mode is judged by what follows.
@@ -324,32 +332,12 @@ class Trainer:
 
     def _sample(self, step: int) -> Sample:
         """Render the synthetic batch of a step."""
-        neutral = self._is_learned(step) and self._replaces
+        neutral = self.kinds.learned(step) and self.kinds.replaces
         return self.batches.sample(step, appearance=not neutral)
 
     @property
     def _waits_for_cpu(self) -> bool:
         return self.device.type != "cpu" and self.training.synthesis_device == "cpu"
-
-    @property
-    def _replaces(self) -> bool:
-        return self.augmentation.replaces_intensities
-
-    def _is_learned(self, step: int) -> bool:
-        """Whether A_theta makes this step's images; an augmentation of images always does."""
-        if not self._replaces:
-            return True
-        if self.training.mode not in _LEARNING:
-            return False
-        return self.batches.chance(step) >= self.training.wide_share
-
-    def _moves_theta(self, step: int) -> bool:
-        t = self.training
-        return (
-            t.mode in _LEARNING
-            and step >= t.theta_warmup_steps
-            and step % t.hypergradient_every == 0
-        )
 
     def _plain(self, x: Tensor, y: Tensor, lr: float) -> dict[str, float]:
         step = hg.plain_step(
@@ -471,18 +459,7 @@ class Trainer:
 
     def _validate(self) -> float:
         candidate = self._candidate()
-        scores = self.score(candidate)
-        state = self.state
-        value = _mean(scores)
-        value = value if math.isfinite(value) else 0.0
-        if value > state.best_dice:
-            state.best_dice, state.best_step = value, state.step
-            state.best_per_class = [_mean(column) for column in scores.T]
-            state.phi_best = _copy(candidate.state_dict())
-            state.stale = 0
-        else:
-            state.stale += 1
-        return value
+        return self.state.judge(self.score(candidate), candidate.state_dict())
 
     def _candidate(self) -> Segmenter:
         """Return the segmenter that is validated and perhaps kept."""
@@ -513,33 +490,3 @@ def _trusted(old: Sequence[Tensor], new: Sequence[Tensor], most: float | None) -
         return 1.0
     longest = max(float((b - a).abs().max()) for a, b in zip(old, new, strict=True))
     return 1.0 if longest <= most else most / longest
-
-
-def _mean(scores: Any) -> float:
-    """Mean of the scores of classes that occur; NaN if none does."""
-    known = scores[np.isfinite(scores)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in tensors.items()}
-
-
-def _laid_out_as(module: nn.Module, moments: Mapping[str, Any]) -> dict[str, Any]:
-    """Moments in the memory format of the parameters, on which the order of sums depends."""
-    parameters = list(module.parameters())
-    return {
-        key: [torch.empty_like(p).copy_(m) for p, m in zip(parameters, value, strict=True)]
-        if isinstance(value, list)
-        else value
-        for key, value in moments.items()
-    }
-
-
-def _rule(config: LearnConfig) -> updates.UpdateRule:
-    t = config.training
-    if t.optimizer == "sgd":
-        return updates.sgd(momentum=0.9, weight_decay=t.weight_decay)
-    if t.optimizer == "adamw":
-        return updates.adamw(weight_decay=t.weight_decay)
-    return updates.adam(weight_decay=t.weight_decay)

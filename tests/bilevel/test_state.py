@@ -95,7 +95,7 @@ def test_the_file_is_one_of_safetensors(state, tmp_path):
     state.save(tmp_path / "state")
     with safe_open(tmp_path / "state", framework="pt") as file:
         assert "phi/unet.final.bias" in file.keys()  # noqa: SIM118  (no mapping)
-        assert set(file.metadata()) == {"state"}
+        assert set(file.metadata()) == {"state", "checksum"}
 
 
 def test_an_interrupted_save_leaves_the_old_file(state, tmp_path, monkeypatch):
