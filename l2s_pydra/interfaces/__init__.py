@@ -5,8 +5,9 @@ and ``threads`` are not hashed; ``use_gpu`` is what Nipype's scheduler looks for
 is an input so that another version of the software does not serve old results.
 """
 
+from .assess import Assess
 from .evaluate import Evaluate
 from .learn import Learn
 from .segment import Segment
 
-__all__ = ["Evaluate", "Learn", "Segment"]
+__all__ = ["Assess", "Evaluate", "Learn", "Segment"]

@@ -6,10 +6,11 @@ hashes a task's own function and not the library behind it; where a task runs (:
 is no part of its hash.
 """
 
+from .assess import Assess
 from .evaluate import Evaluate
 from .learn import Learn
 from .preview import Preview
 from .resources import Image, Resources
 from .segment import Segment
 
-__all__ = ["Evaluate", "Image", "Learn", "Preview", "Resources", "Segment"]
+__all__ = ["Assess", "Evaluate", "Image", "Learn", "Preview", "Resources", "Segment"]

@@ -7,7 +7,7 @@ import pytest
 from nipype.pipeline import engine as pe
 
 from l2s_pydra import __version__
-from l2s_pydra.interfaces import Evaluate, Learn, Segment
+from l2s_pydra.interfaces import Assess, Evaluate, Learn, Segment
 from l2s_pydra.workflows.nipype import init_learn_wf, init_segment_wf
 
 
@@ -58,6 +58,27 @@ def test_learn_segment_evaluate(learned, nipype_inputs, tmp_path):
     assert "dice" in Path(compared.outputs.table).read_text().splitlines()[0]
 
 
+def test_assess_a_model(learned, nipype_inputs, tmp_path):
+    assessed = Assess(
+        images=nipype_inputs["images"][-1:],
+        references=nipype_inputs["labels"][-1:],
+        names=["sub-03_T1w"],
+        participants=["sub-03"],
+        contrasts=["T1w"],
+        roles=["validate"],
+        weights=learned.weights,
+        config=learned.config,
+        labels=learned.labels,
+        reference_table=nipype_inputs["real_table"],
+        threads=1,
+    ).run(cwd=str(tmp_path))
+    header, whole, *rows = Path(assessed.outputs.table).read_text().splitlines()
+    assert "hd95_mm" in header.split("\t")
+    assert whole.split("\t")[5] == "whole"
+    assert len(rows) == 5
+    assert len(Path(assessed.outputs.failures).read_text().splitlines()) == 1
+
+
 def test_workflows_connect(nipype_inputs, tmp_path):
     learn_wf = init_learn_wf(config=nipype_inputs["config"], segmentation="tissue")
     for name, value in nipype_inputs.items():
@@ -94,7 +115,7 @@ def test_where_an_interface_runs_is_not_hashed():
     assert here.inputs.get_hashval()[1] != other.inputs.get_hashval()[1]
 
 
-@pytest.mark.parametrize("interface", [Learn, Segment, Evaluate])
+@pytest.mark.parametrize("interface", [Learn, Segment, Evaluate, Assess])
 def test_every_interface_has_a_version_and_says_what_each_input_is(interface):
     instance = interface()
     assert instance.version == instance.inputs.code_version == __version__

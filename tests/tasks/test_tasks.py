@@ -9,7 +9,7 @@ from pydra.utils.general import get_fields
 
 from l2s_pydra import __version__
 from l2s_pydra.errors import ImageError
-from l2s_pydra.tasks import Evaluate, Learn, Preview, Resources, Segment
+from l2s_pydra.tasks import Assess, Evaluate, Learn, Preview, Resources, Segment
 
 CPU = Resources(device="cpu", threads=1)
 
@@ -66,6 +66,30 @@ def test_learn_segment_evaluate(learned, segment, inputs, tmp_path):
     assert len(rows) == 5
 
 
+def test_assess_a_model(learned, inputs, tmp_path):
+    given = {
+        "images": inputs["images"][-1:],
+        "references": inputs["labels"][-1:],
+        "names": ["sub-03_T1w"],
+        "participants": ["sub-03"],
+        "contrasts": ["T1w"],
+        "roles": ["validate"],
+        "weights": learned.weights,
+        "config": learned.model_config,
+        "labels": learned.model_labels,
+        "reference_table": inputs["real_table"],
+    }
+    task = Assess(**given, resources=CPU)
+    assessed = task(cache_root=tmp_path)
+    header, whole, *rows = Path(assessed.table).read_text().splitlines()
+    assert header.split("\t")[-2:] == ["volume_error", "ece"]
+    assert whole.split("\t")[:6] == [*("sub-03", "sub-03_T1w", "T1w", "validate", "n/a", "whole")]
+    assert len(rows) == 5
+    assert Path(assessed.failures).read_text() == "participant_id\timage\treason\n"
+    assert Assess(**given)._checksum == task._checksum
+    assert Assess(**{**given, "names": ["sub-04_T1w"]})._checksum != task._checksum
+
+
 def test_preview_returns_the_folder_of_the_page(inputs, tmp_path):
     given = {key: value for key, value in inputs.items() if key != "segmentation"}
     task = Preview(**given, count=1, resources=CPU)
@@ -117,7 +141,7 @@ def test_a_broken_image_fails_when_it_runs(segment, tmp_path):
         task(cache_root=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("task", [Learn, Preview, Segment, Evaluate])
+@pytest.mark.parametrize("task", [Learn, Preview, Segment, Evaluate, Assess])
 def test_every_task_has_a_version_and_says_what_each_input_is(task):
     fields = {field.name: field for field in get_fields(task)}
     assert fields["code_version"].default == __version__
