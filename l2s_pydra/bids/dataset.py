@@ -1,6 +1,7 @@
-"""What a BIDS data set offers: images, their label maps, and who learns from whom."""
+"""What a BIDS data set offers: images, their label maps, and who learns, validates and tests."""
 
 import csv
+import itertools
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +39,7 @@ _ROLES = {
     "validate": "validate",
     "test": "test",
 }
+_USES = {"learn": "to learn from", "validate": "to validate on", "test": "to test on"}
 _REMEDY = (
     "give --learn-participants and --validation-participants, "
     "or a column split (train, val, test) in participants.tsv"
@@ -46,16 +48,22 @@ _REMEDY = (
 
 @attrs.frozen(kw_only=True)
 class TrainingSet:
-    """The files one training run uses; no participant is on both sides."""
+    """The files one training run uses; no participant is in two roles.
+
+    Roles are of participants, so that all sessions and images of one are together.
+    """
 
     learn: tuple[tuple[ImageRecord, Path], ...]
     """Images that theta learns from, each with its label map."""
     validate: tuple[tuple[ImageRecord, Path], ...]
     """Images that choose the model, each with its label map."""
+    test: tuple[tuple[ImageRecord, Path], ...] = ()
+    """Images that the finished model is judged by, each with its label map; a training never reads
+    them."""
     label_maps: tuple[ImageRecord, ...]
     """Label maps to synthesise from, beside those of ``learn``."""
     real_table: Path
-    """Table of the values in the label maps of ``learn`` and ``validate``."""
+    """Table of the values in the label maps of ``learn``, ``validate`` and ``test``."""
     maps_table: Path | None
     """Table of the values in ``label_maps``; None if there are no ``label_maps``."""
 
@@ -103,6 +111,7 @@ def build_training_set(
     label_maps_desc: str | None = None,
     learn_participants: Iterable[str] | None = None,
     validation_participants: Iterable[str] | None = None,
+    test_participants: Iterable[str] | None = None,
     sessions: Iterable[str] | None = None,
     suffixes: Iterable[str] = ("T1w",),
     filters: Filters | None = None,
@@ -111,8 +120,10 @@ def build_training_set(
     """Collect the images and label maps of a training run.
 
     Roles come from the arguments, else from :func:`read_splits`. If only the validation
-    participants are given, everyone else who is not held out by a split learns. Label maps of
-    validation and test participants are never synthesised from.
+    participants are given, everyone else who is not held out by a split or by
+    ``test_participants`` learns. Test participants of the table count as far as they have label
+    maps; there may be none. Label maps of validation and test participants are never synthesised
+    from.
 
     Parameters
     ----------
@@ -124,7 +135,7 @@ def build_training_set(
         Root of a derivative with more label maps, of anyone.
     labels_desc, label_maps_desc : str, optional
         Which label maps to take where there are several.
-    learn_participants, validation_participants : iterable of str, optional
+    learn_participants, validation_participants, test_participants : iterable of str, optional
         Labels, with or without ``sub-``.
     sessions, suffixes, filters, database_dir
         As for :func:`~l2s_pydra.bids.images.find_images`.
@@ -140,10 +151,15 @@ def build_training_set(
     root = dataset_root(bids_dir)
     splits = read_splits(root)
     present = {who: role for who, role in splits.items() if (root / who).is_dir()}
-    learn, validate = _roles(root, present, learn_participants, validation_participants)
+    asked = {
+        "learn": _participants(learn_participants),
+        "validate": _participants(validation_participants),
+        "test": _participants(test_participants),
+    }
+    learn, validate, test = _roles(root, present, asked)
     images = find_images(
         root,
-        participants=learn | validate if learn is not None else None,
+        participants=learn | validate | test if learn is not None else None,
         sessions=sessions,
         suffixes=suffixes,
         filters=filters,
@@ -152,16 +168,19 @@ def build_training_set(
     labels = find_labels(real_labels, images, desc=labels_desc)
     if not labels:
         raise DatasetError(_unlabelled(real_labels, images, labels_desc))
-    held_out = validate | {who for who, role in splits.items() if role == "test"}
+    held_out = validate | test | {who for who, role in splits.items() if role == "test"}
     if learn is None:
         held_out |= {who for who, role in splits.items() if role != "learn"}
         learn = {image.participant for image in images} - held_out
-    elif learn_participants is not None:
+    elif asked["learn"] is not None:
         held_out -= learn
     maps = _maps_to_synthesise(label_maps, label_maps_desc, held_out)
     return TrainingSet(
         learn=_labelled(images, labels, learn, "learn", real_labels),
         validate=_labelled(images, labels, validate, "validation", real_labels),
+        test=_pairs(images, labels, test)
+        if asked["test"] is None
+        else _labelled(images, labels, test, "test", real_labels),
         label_maps=maps,
         real_table=shared_table(real_labels, labels.values()),
         maps_table=shared_table(label_maps, (m.path for m in maps)) if label_maps else None,
@@ -169,30 +188,37 @@ def build_training_set(
 
 
 def _roles(
-    root: Path,
-    splits: dict[str, str],
-    learn_participants: Iterable[str] | None,
-    validation_participants: Iterable[str] | None,
-) -> tuple[set[str] | None, set[str]]:
-    """Participants to learn from (None: everyone else) and to validate on."""
-    learn = _participants(learn_participants)
-    validate = _participants(validation_participants)
-    twice = sorted((learn or set()) & (validate or set()))
-    if twice:
-        raise DatasetError(
-            f"{twice[0]} is asked for both to learn from and to validate on; choose one role"
-        )
-    if validate is None:
-        validate = {who for who, role in splits.items() if role == "validate"} - (learn or set())
-        if learn is None:
-            learn = {who for who, role in splits.items() if role == "learn"}
-    elif learn is None and "learn" in splits.values():
-        learn = {who for who, role in splits.items() if role == "learn"} - validate
+    root: Path, splits: dict[str, str], asked: dict[str, set[str] | None]
+) -> tuple[set[str] | None, set[str], set[str]]:
+    """Participants to learn from (None: everyone else), to validate on and to test on."""
+    _check_apart(asked)
+    named = {who for group in asked.values() if group for who in group}
+    table: dict[str, set[str]] = {role: set() for role in asked}
+    for who, role in splits.items():
+        if role in table and who not in named:
+            table[role].add(who)
+    learn, validate, test = (
+        table[role] if group is None else group for role, group in asked.items()
+    )
     if not validate:
         raise DatasetError(f"{root}: no participant to validate on; {_REMEDY}")
-    if learn is not None and not learn:
+    if asked["learn"] is None and asked["validate"] and "learn" not in splits.values():
+        return None, validate, test
+    if not learn:
         raise DatasetError(f"{root}: no participant to learn from; {_REMEDY}")
-    return learn, validate
+    return learn, validate, test
+
+
+def _check_apart(asked: dict[str, set[str] | None]) -> None:
+    """Check that nobody is asked for in two roles."""
+    overlaps = [
+        f"{', '.join(sorted(both))} {'is' if len(both) == 1 else 'are'} asked for both "
+        f"{_USES[one]} and {_USES[other]}"
+        for one, other in itertools.combinations(asked, 2)
+        if (both := (asked[one] or set()) & (asked[other] or set()))
+    ]
+    if overlaps:
+        raise DatasetError(f"{'; '.join(overlaps)}; choose one role for each participant")
 
 
 def _participants(values: Iterable[str] | None) -> set[str] | None:
@@ -213,13 +239,23 @@ def _labelled(
     for image in mine:
         if image.name not in labels:
             _log.warning("%s: left out, it has no label map in %s", image.path, real_labels)
-    pairs = tuple((image, labels[image.name]) for image in mine if image.name in labels)
+    pairs = _pairs(images, labels, participants)
     if not pairs:
         raise DatasetError(
             f"{real_labels}: has no label map of the {role} participants "
             f"({', '.join(sorted(participants)) or 'none'}); add one, or choose other participants"
         )
     return pairs
+
+
+def _pairs(
+    images: list[ImageRecord], labels: dict[str, Path], participants: set[str]
+) -> tuple[tuple[ImageRecord, Path], ...]:
+    return tuple(
+        (image, labels[image.name])
+        for image in images
+        if image.participant in participants and image.name in labels
+    )
 
 
 def _unlabelled(real_labels: str | Path, images: list[ImageRecord], desc: str | None) -> str:

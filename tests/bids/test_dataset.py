@@ -30,6 +30,10 @@ def roles(training_set):
     ]
 
 
+def judges(training_set):
+    return [image.participant for image, _ in training_set.test]
+
+
 @pytest.mark.parametrize(
     ("word", "role"),
     [
@@ -66,6 +70,8 @@ def test_roles_from_the_table(raw, labels):
     assert path == labels / f"{image.participant}/anat/{image.participant}_desc-manual_dseg.nii.gz"
     assert training_set.real_table == labels / "desc-manual_dseg.tsv"
     assert (training_set.label_maps, training_set.maps_table) == ((), None)
+    assert judges(training_set) == ["sub-04"]
+    assert training_set.test[0][1] == labels / "sub-04/anat/sub-04_desc-manual_dseg.nii.gz"
 
 
 @pytest.mark.parametrize(
@@ -126,11 +132,70 @@ def test_every_image_of_a_participant_has_its_role(make_dataset):
     assert roles(one) == [["sub-1"], ["sub-2"]]
 
 
-def test_one_participant_in_both_roles(raw, labels):
-    with pytest.raises(DatasetError, match=r"sub-01 is asked for both"):
-        build_training_set(
-            raw, labels, learn_participants=["01"], validation_participants=["sub-01"]
-        )
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"test_participants": ["sub-01"]}, ([["sub-02"], ["sub-03"]], ["sub-01"])),
+        (
+            {"test_participants": ["03", "01"], "validation_participants": ["04"]},
+            ([["sub-02"], ["sub-04"]], ["sub-01", "sub-03"]),
+        ),
+        ({"learn_participants": ["04"]}, ([["sub-04"], ["sub-03"]], [])),
+        ({"validation_participants": ["04"]}, ([["sub-01", "sub-02"], ["sub-04"]], [])),
+    ],
+)
+def test_arguments_come_before_the_table(raw, labels, asked, expected):
+    training_set = build_training_set(raw, labels, **asked)
+    assert (roles(training_set), judges(training_set)) == expected
+
+
+def test_everyone_else_does_not_include_the_test_participants(raw, labels):
+    (raw / "participants.tsv").unlink()
+    training_set = build_training_set(
+        raw, labels, validation_participants=["01"], test_participants=["02"]
+    )
+    assert roles(training_set) == [["sub-03", "sub-04"], ["sub-01"]]
+    assert judges(training_set) == ["sub-02"]
+
+
+def test_test_participants_of_the_table_need_no_labels(raw, labels, caplog):
+    (labels / "sub-04/anat/sub-04_desc-manual_dseg.nii.gz").unlink()
+    assert judges(build_training_set(raw, labels)) == []
+    assert not caplog.text
+    with pytest.raises(DatasetError, match=r"no label map of the test participants \(sub-04\)"):
+        build_training_set(raw, labels, test_participants=["04"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"learn_participants": ["01"], "validation_participants": ["sub-01"]},
+            "sub-01 is asked for both to learn from and to validate on; choose one role",
+        ),
+        (
+            {"learn_participants": ["01", "02"], "test_participants": ["sub-01", "02"]},
+            "sub-01, sub-02 are asked for both to learn from and to test on; choose one role",
+        ),
+        (
+            {"validation_participants": ["01", "02"], "test_participants": ["02"]},
+            "sub-02 is asked for both to validate on and to test on; choose one role",
+        ),
+        (
+            {
+                "learn_participants": ["01"],
+                "validation_participants": ["01", "02"],
+                "test_participants": ["02"],
+            },
+            "sub-01 is asked for both to learn from and to validate on; sub-02 is asked for both "
+            "to validate on and to test on; choose one role",
+        ),
+    ],
+)
+def test_one_participant_in_two_roles(raw, labels, asked, said):
+    with pytest.raises(DatasetError) as error:
+        build_training_set(raw, labels, **asked)
+    assert str(error.value) == f"{said} for each participant"
 
 
 def test_nobody_to_validate_on(raw, labels):
@@ -183,6 +248,8 @@ def test_label_maps_of_held_out_participants_are_never_used(raw, labels, caplog)
     assert [r.participant for r in training_set.label_maps] == ["sub-01", "sub-02"]
     assert training_set.maps_table == labels / "desc-manual_dseg.tsv"
     assert "2 label map(s) of validation or test participants left out" in caplog.text
+    training_set = build_training_set(raw, labels, labels, test_participants=["01"])
+    assert [r.participant for r in training_set.label_maps] == ["sub-02"]
 
 
 def test_label_maps_of_held_out_participants_only(raw, labels, make_dataset):
