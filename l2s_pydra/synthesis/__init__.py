@@ -1,6 +1,7 @@
 """The generator G: synthetic images from label maps, nothing learned."""
 
 from .draw import SynthesisDraw
-from .synthesizer import GenerationLabels, Sample, Synthesizer
+from .sample import Sample
+from .synthesizer import GenerationLabels, Synthesizer
 
 __all__ = ["GenerationLabels", "Sample", "SynthesisDraw", "Synthesizer"]

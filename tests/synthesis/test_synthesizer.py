@@ -10,8 +10,8 @@ from l2s_pydra.config import SynthesisConfig
 from l2s_pydra.errors import ConfigError, LabelError
 from l2s_pydra.normalisation import normalise
 from l2s_pydra.synthesis import GenerationLabels, SynthesisDraw, Synthesizer
-from l2s_pydra.synthesis import synthesizer as synthesizer_module
 from l2s_pydra.synthesis.intensity import dilate, pool, soft_labels
+from l2s_pydra.synthesis.sample import acquire, add_noise
 
 # Generation labels: outside, left, right, middle, and tissue that is background to the segmenter.
 LEFT, RIGHT, MIDDLE, TISSUE = 1, 2, 3, 4
@@ -531,11 +531,11 @@ def test_rician_noise_is_never_negative_and_lifts_the_dark(make):
                         stds=torch.zeros(1, 4), gamma=(1.0,),
                         log_bias=torch.zeros_like(synthesizer.draw(0).log_bias))  # fmt: skip
     signal = torch.zeros(1, 96, 96)
-    magnitude = synthesizer_module._noisy(signal, attrs.evolve(draw, rician=True))
+    magnitude = add_noise(signal, attrs.evolve(draw, rician=True))
     # Rayleigh: mean sigma sqrt(pi / 2).
     assert float(magnitude.min()) >= 0
     assert float(magnitude.mean()) == pytest.approx(0.1 * (np.pi / 2) ** 0.5, rel=0.02)
-    gaussian = synthesizer_module._noisy(signal, attrs.evolve(draw, rician=False))
+    gaussian = add_noise(signal, attrs.evolve(draw, rician=False))
     assert float(gaussian.std()) == pytest.approx(0.1, rel=0.02)
     assert abs(float(gaussian.mean())) < 5 * 0.1 / 96
 
@@ -550,7 +550,7 @@ def test_noise_is_added_at_the_resolution_of_the_acquisition(make):
         spacing=(4.0, 1.0),
         thickness=(4.0, 1.0),
     )
-    image = synthesizer_module._acquired(torch.zeros(1, 96, 96), draw, None)[0]
+    image = acquire(torch.zeros(1, 96, 96), draw, None)[0]
 
     def correlation(axis):
         a, b = image.narrow(axis, 0, 95), image.narrow(axis, 1, 95)
