@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import attrs
@@ -83,12 +84,14 @@ def _lock(handle: Any, *, exclusive: bool) -> bool:
     return True
 
 
-def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorker) -> None:
-    """Run a workflow; read what became of its parts with :func:`outcome_of`.
+def run(
+    workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorker
+) -> Exception | None:
+    """Run a workflow or a task; read what became of its parts with :func:`outcome_of`.
 
     Parameters
     ----------
-    workflow : pydra workflow
+    workflow : pydra workflow or task
         What to run.
     parts : sequence of pydra tasks
         The tasks and workflows inside it, with the inputs they will have in there.
@@ -96,6 +99,11 @@ def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorke
         Pydra's cache, from :func:`claim`.
     worker : IsolatingWorker
         Runs the jobs; closed at the end.
+
+    Returns
+    -------
+    Exception or None
+        Why it failed as a whole; of a task whose process died, that is all there is to know.
     """
     from pydra.engine.workflow import Workflow
 
@@ -106,13 +114,15 @@ def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorke
     with Submitter(cache_root=cache, worker=worker) as submitter:
         try:
             submitter(workflow, raise_errors=False)
-        except Exception:
+        except Exception as error:
             # Pydra raises where the workflow itself could not store a result; the parts tell why.
             _log.debug("the workflow failed", exc_info=True)
+            return error
         except KeyboardInterrupt:
             worker.close()
             _cancel(submitter.loop)
             raise
+    return None
 
 
 def _cancel(loop: asyncio.AbstractEventLoop) -> None:
@@ -128,7 +138,7 @@ def is_done(task: Any, cache: Path) -> bool:
     return _good(_result(task, cache))
 
 
-def outcome_of(tasks: Sequence[Any], cache: Path) -> Outcome:
+def outcome_of(tasks: Sequence[Any], cache: Path, stopped_by: Exception | None = None) -> Outcome:
     """Return what became of a task.
 
     Parameters
@@ -138,6 +148,8 @@ def outcome_of(tasks: Sequence[Any], cache: Path) -> Outcome:
         even fail by itself.
     cache : Path
         Pydra's cache.
+    stopped_by : Exception, optional
+        What :func:`run` returned, for a task that left no result.
     """
     result = _result(tasks[0], cache)
     if _good(result):
@@ -146,6 +158,8 @@ def outcome_of(tasks: Sequence[Any], cache: Path) -> Outcome:
         result = _result(task, cache)
         if result is not None and result.errored and result.errors:
             return Outcome(traceback="".join(result.errors["error message"]))
+    if stopped_by is not None:
+        return Outcome(traceback="".join(format_exception(stopped_by)))
     return Outcome(traceback="RuntimeError: not run, because the run was stopped\n")
 
 

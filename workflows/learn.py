@@ -1,4 +1,4 @@
-"""Pydra workflows that train a model, or show what it would be trained on."""
+"""Pydra workflow that trains a model."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from fileformats.text import Tsv
 from pydra.compose import workflow
 
 from l2s_pydra import __version__
-from l2s_pydra.tasks import Image, Learn, Preview, Resources
+from l2s_pydra.tasks import Image, Learn, Resources
 
-__all__ = ["LearnModel", "PreviewDraws"]
+__all__ = ["LearnModel"]
 
 
 @workflow.define(outputs=["model"])
@@ -37,7 +37,7 @@ def LearnModel(  # noqa: N802 (Pydra makes a class of it)
     participants : list of str
         Participant of each image.
     roles : list of str
-        ``learn`` or ``validate``, one per image.
+        ``learn``, ``validate`` or ``test``, one per image.
     label_maps : list of Image
         Label maps that synthetic images are made from; may be empty.
     config : dict
@@ -77,71 +77,3 @@ def LearnModel(  # noqa: N802 (Pydra makes a class of it)
         )
     )
     return learn.model
-
-
-@workflow.define(outputs=["folder"])
-def PreviewDraws(  # noqa: N802 (Pydra makes a class of it)
-    images: list[Image],
-    labels: list[Image],
-    participants: list[str],
-    roles: list[str],
-    label_maps: list[Image],
-    config: dict[str, Any],
-    real_table: Tsv,
-    maps_table: Tsv | None = None,
-    label_mapping: Tsv | None = None,
-    count: int = 12,
-    resources: Resources = Resources(),  # noqa: B008 (frozen)
-    code_version: str = __version__,
-) -> str:
-    """Show what a training would see; the inputs are those of :class:`l2s_pydra.tasks.Preview`.
-
-    Parameters
-    ----------
-    images : list of Image
-        Real images, those to learn from and those to validate on.
-    labels : list of Image
-        Manual labels on the grid of each image.
-    participants : list of str
-        Participant of each image.
-    roles : list of str
-        ``learn`` or ``validate``, one per image.
-    label_maps : list of Image
-        Label maps that synthetic images are made from; may be empty.
-    config : dict
-        Settings, as ``l2s_pydra.config.LearnConfig.to_dict`` gives them.
-    real_table : Tsv
-        BIDS ``dseg.tsv`` of ``labels``.
-    maps_table : Tsv, optional
-        BIDS ``dseg.tsv`` of ``label_maps``.
-    label_mapping : Tsv, optional
-        Labels of ``label_maps`` to those of ``labels``.
-    count : int
-        Draws of each kind.
-    resources : Resources
-        Where to run; not hashed.
-    code_version : str
-        Version of the software.
-
-    Returns
-    -------
-    folder : str
-        Folder with ``index.html``; a string, as Pydra copies the files that a workflow returns.
-    """
-    preview = workflow.add(
-        Preview(
-            images=images,
-            labels=labels,
-            participants=participants,
-            roles=roles,
-            label_maps=label_maps,
-            config=config,
-            real_table=real_table,
-            maps_table=maps_table,
-            label_mapping=label_mapping,
-            count=count,
-            resources=resources,
-            code_version=code_version,
-        )
-    )
-    return preview.folder

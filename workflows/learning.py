@@ -1,4 +1,4 @@
-"""The level ``learn``: train a model and publish it."""
+"""The level ``learn``: train a model and publish it, or show what it would be trained on."""
 
 import logging
 import re
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import attrs
 from pydra.utils.hash import hash_function
 
 from l2s_pydra.bids.dataset import TrainingSet, build_training_set
@@ -13,11 +14,19 @@ from l2s_pydra.bids.entities import parse_name
 from l2s_pydra.tasks import Learn, Preview, Resources
 
 from . import engine
-from .learn import LearnModel, PreviewDraws
+from .learn import LearnModel
 from .model_files import ModelFiles
 from .session import Failure, Session, code_version
 
-__all__ = ["learn", "preview"]
+__all__ = [
+    "checkpoint_dir",
+    "find_training_set",
+    "learn",
+    "learn_inputs",
+    "preview",
+    "remove_others",
+    "stage_model",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +51,8 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
     DatasetError
         If the training set is not as asked for.
     """
-    inputs = _inputs(session, _training_set(session))
-    # The folder depends on all that decides the result, so that only the same training goes on.
-    checkpoints = session.options.work_dir / "checkpoints" / hash_function(Learn(**inputs))[:16]
+    inputs = learn_inputs(session, find_training_set(session))
+    checkpoints = checkpoint_dir(session, Learn(**inputs))
     resources = Resources(
         device=session.options.device,
         threads=session.options.threads or session.options.n_procs,
@@ -61,7 +69,11 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
         failure = session.fail(Failure(name="learn", file="training", outcome=outcome))
         session.publish()
         return None, [failure]
-    model = _publish(session, Path(outcome.outputs.model))
+    model = stage_model(session, Path(outcome.outputs.model))
+    session.stage_record(session.record(model))
+    session.describe(model)
+    session.publish()
+    model = ModelFiles.read(session.options.output_dir / model.folder.relative_to(session.stage))
     shutil.rmtree(checkpoints, ignore_errors=True)
     _log.info("model: %s", model.folder)
     return model, []
@@ -86,16 +98,13 @@ def preview(session: Session) -> list[Failure]:
         If the training set is not as asked for.
     """
     options = session.options
-    inputs = _inputs(session, _training_set(session))
+    inputs = learn_inputs(session, attrs.evolve(find_training_set(session), test=()))
     del inputs["segmentation"]
     inputs["code_version"] = code_version(without=("bids",))
     resources = Resources(device=options.device, threads=options.threads or options.n_procs)
-    task, workflow = (
-        kind(**inputs, count=options.preview, resources=resources)
-        for kind in (Preview, PreviewDraws)
-    )
-    engine.run(workflow, [task], session.cache, session.worker(1))
-    outcome = engine.outcome_of([task, workflow], session.cache)
+    task = Preview(**inputs, count=options.preview, resources=resources)
+    stopped_by = engine.run(task, [], session.cache, session.worker(1))
+    outcome = engine.outcome_of([task], session.cache, stopped_by)
     if outcome.outputs is None:
         failure = session.fail(Failure(name="preview", file="preview", outcome=outcome))
         session.publish()
@@ -104,19 +113,34 @@ def preview(session: Session) -> list[Failure]:
     shutil.copytree(Path(outcome.outputs.folder), staged)
     session.stage_record(session.record())
     session.publish()
-    _remove_others(published / "figures", staged / "figures")
+    remove_others(published / "figures", staged / "figures")
     _log.info("to look at: %s", published / "index.html")
     return []
 
 
-def _remove_others(figures: Path, staged: Path) -> None:
-    """Remove pictures of an earlier preview, which had more draws or other ones."""
+def remove_others(figures: Path, staged: Path) -> None:
+    """Remove pictures of an earlier page, which had more of them or other ones.
+
+    Parameters
+    ----------
+    figures : Path
+        Folder that was published.
+    staged : Path
+        The same folder as it was staged.
+    """
     for path in figures.glob("*.png"):
         if not (staged / path.name).is_file():
             path.unlink()
 
 
-def _training_set(session: Session) -> TrainingSet:
+def find_training_set(session: Session) -> TrainingSet:
+    """Collect what the options say to learn from, to validate on and to test on.
+
+    Raises
+    ------
+    DatasetError
+        If it is not there.
+    """
     options = session.options
     found = build_training_set(
         options.bids_dir,
@@ -126,27 +150,42 @@ def _training_set(session: Session) -> TrainingSet:
         label_maps_desc=options.label_maps_desc,
         learn_participants=options.learn_participants,
         validation_participants=options.validation_participants,
+        test_participants=options.test_participants,
         suffixes=options.suffixes,
         filters=session.filters,
         database_dir=options.database_dir,
     )
     _log.info(
-        "learning from %d image(s), validating on %d, with %d label map(s) more",
+        "learning from %d image(s), validating on %d, testing on %d, with %d label map(s) more",
         len(found.learn),
         len(found.validate),
+        len(found.test),
         len(found.label_maps),
     )
     return found
 
 
-def _inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
-    """Gather the inputs of the task, all but where it runs."""
-    pairs = (*training_set.learn, *training_set.validate)
+def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
+    """Gather the inputs of the task ``Learn``, all but where it runs.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+    training_set : TrainingSet
+        The images and label maps.
+    """
+    roles = {
+        "learn": training_set.learn,
+        "validate": training_set.validate,
+        "test": training_set.test,
+    }
+    pairs = [pair for mine in roles.values() for pair in mine]
     return {
         "images": [image.path for image, _ in pairs],
         "labels": [labels for _, labels in pairs],
         "participants": [image.participant for image, _ in pairs],
-        "roles": ["learn"] * len(training_set.learn) + ["validate"] * len(training_set.validate),
+        "roles": [role for role, mine in roles.items() for _ in mine],
         "label_maps": [record.path for record in training_set.label_maps],
         "config": session.options.config.to_dict(),
         "real_table": training_set.real_table,
@@ -168,16 +207,32 @@ def _segmentation(labels: Path) -> str:
     return re.sub("[^a-zA-Z0-9]", "", name) or "learned"
 
 
-def _publish(session: Session, folder: Path) -> ModelFiles:
-    """Copy the model out of the cache, add its report, and publish both."""
+def checkpoint_dir(session: Session, task: Learn) -> Path:
+    """Folder for the checkpoints of a training.
+
+    It depends on all that decides the result, so that only the same training goes on.
+    """
+    return session.options.work_dir / "checkpoints" / hash_function(task)[:16]
+
+
+def stage_model(session: Session, folder: Path) -> ModelFiles:
+    """Copy a model out of the cache and add its report.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+    folder : Path
+        The model in the cache.
+
+    Returns
+    -------
+    ModelFiles
+        The staged model.
+    """
     from l2s_pydra.steps.report import report_model
 
     staged = session.path("model", model=ModelFiles.read(folder).name)
     shutil.copytree(folder, staged, dirs_exist_ok=True)
-    model = ModelFiles.read(staged)
     report_model(staged, staged / "report.html")
-    session.stage_record(session.record(model))
-    session.describe(model)
-    session.publish()
-    published = session.options.output_dir / staged.relative_to(session.stage)
-    return ModelFiles.read(published)
+    return ModelFiles.read(staged)

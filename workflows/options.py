@@ -41,10 +41,20 @@ class Options:
     """Whose labels theta is learned from; ``participants.tsv`` says it otherwise."""
     validation_participants: tuple[str, ...] | None = None
     """Whose labels choose the model; ``participants.tsv`` says it otherwise."""
+    test_participants: tuple[str, ...] | None = None
+    """Whose labels judge the finished model; ``participants.tsv`` says it otherwise."""
     preview: int | None = None
     """Draws of each kind to show instead of a training."""
     segmentation: str | None = None
     """Value of the ``seg-`` entity."""
+    compare: tuple[str, ...] = ()
+    """Modes to train and compare, in place of the one in ``config``."""
+    seeds: int = 1
+    """How many times each is trained, with seeds that count from that in ``config``."""
+    folds: int | None = None
+    """Number of splits of the participants, each of which is trained on."""
+    compare_suffixes: tuple[str, ...] | None = None
+    """Contrasts to compare on; those of ``suffixes`` otherwise."""
 
     model: str | None = None
     """Folder or name of the model to segment with."""

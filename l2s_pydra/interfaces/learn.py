@@ -17,7 +17,7 @@ class _LearnInputSpec(DeviceInputSpec):
     )
     participants = traits.List(traits.Str, mandatory=True, desc="participant of each image")
     roles = traits.List(
-        traits.Enum("learn", "validate"), mandatory=True, desc="what each image is for"
+        traits.Enum("learn", "validate", "test"), mandatory=True, desc="what each image is for"
     )
     label_maps = traits.List(
         File(exists=True), usedefault=True, desc="label maps that synthetic images are made from"

@@ -27,7 +27,7 @@ class Learn(python.Task["Learn.Outputs"]):
     participants : list of str
         Participant of each image; names the task's inputs too, as Pydra hashes content only.
     roles : list of str
-        ``learn`` or ``validate``, one per image.
+        ``learn``, ``validate`` or ``test``, one per image.
     label_maps : list of Image
         Label maps that synthetic images are made from; may be empty.
     config : dict
