@@ -1,0 +1,295 @@
+"""Tables that compare trainings: every value, a summary, and which runs there were."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..bids.derivatives import write_json, write_text
+from ..errors import DatasetError
+from ..reports.tables import read_rows, to_number
+from .assess import COLUMNS, METRICS
+from .paired import SUMMARY_COLUMNS, Value, summarise
+
+__all__ = ["ComparedRun", "answers", "baseline_of", "dice_lines", "write_tables"]
+
+_NONE = "n/a"
+_RUN = ("mode", "seed", "fold")
+_RUNS = (
+    *_RUN,
+    "model",
+    "validation_dice",
+    "steps",
+    "seconds",
+    "status",
+    "reason",
+    "model_dir",
+)
+_FAILURES = (*_RUN, "participant_id", "image", "reason")
+
+
+@attrs.frozen(kw_only=True)
+class ComparedRun:
+    """One training of a comparison, and what came of it."""
+
+    mode: str
+    """What was trained."""
+    seed: int
+    """Seed of everything random in it."""
+    fold: int | None = None
+    """Number of the split of the participants, from 1; None without folds."""
+    model: Path | None = None
+    """Model folder, if the training succeeded."""
+    table: Path | None = None
+    """Table of :func:`l2s_pydra.steps.assess.assess`, if the model could be assessed."""
+    left_out: Sequence[Mapping[str, str]] = ()
+    """``participant_id``, ``image`` and ``reason`` of images that could not be assessed."""
+    reason: str = ""
+    """Why there is no table."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the runs of a comparison.
+
+        >>> ComparedRun(mode="synthseg", seed=1, fold=2).name
+        'synthseg, seed 1, fold 2'
+        """
+        fold = f", fold {self.fold}" if self.fold is not None else ""
+        return f"{self.mode}, seed {self.seed}{fold}"
+
+    @property
+    def key(self) -> dict[str, str]:
+        """First columns of its rows."""
+        fold = _NONE if self.fold is None else str(self.fold)
+        return {"mode": self.mode, "seed": str(self.seed), "fold": fold}
+
+
+def baseline_of(modes: Sequence[str]) -> str:
+    """Mode that others are compared with: ``synthseg``, or the first if that is not among them.
+
+    >>> baseline_of(["learn2synth", "synthseg"]), baseline_of(["mixed", "supervised"])
+    ('synthseg', 'mixed')
+    """
+    return "synthseg" if "synthseg" in modes else modes[0]
+
+
+def write_tables(
+    runs: Sequence[ComparedRun], out_dir: Path, *, baseline: str
+) -> list[dict[str, str]]:
+    """Write the tables of a comparison, each with a JSON that says what its columns are.
+
+    Parameters
+    ----------
+    runs : sequence of ComparedRun
+        All runs, also those that failed.
+    out_dir : Path
+        Folder for ``images.tsv`` (every value), ``summary.tsv`` (:func:`~.paired.summarise`),
+        ``runs.tsv`` and, if images were left out, ``failures.tsv``.
+    baseline : str
+        Mode that the others are compared with.
+
+    Returns
+    -------
+    list of dict
+        Rows of ``summary.tsv``.
+
+    Raises
+    ------
+    DatasetError
+        If a table or a model cannot be read.
+    """
+    rows = [
+        {**run.key, **row} for run in runs if run.table for row in read_rows(run.table, COLUMNS)
+    ]
+    modes = list(dict.fromkeys(run.mode for run in runs))
+    summary = summarise([_value(row) for row in rows], modes=modes, baseline=baseline)
+    left_out = [{**run.key, **image} for run in runs for image in run.left_out]
+    _write(out_dir, "images", (*_RUN, *COLUMNS), rows)
+    _write(out_dir, "summary", SUMMARY_COLUMNS, summary)
+    _write(out_dir, "runs", _RUNS, [_run_row(run) for run in runs])
+    if left_out:
+        _write(out_dir, "failures", _FAILURES, left_out)
+    return summary
+
+
+def _value(row: Mapping[str, str]) -> Value:
+    return Value(
+        mode=row["mode"],
+        seed=row["seed"],
+        contrast=row["contrast"],
+        participant=row["participant_id"],
+        image=row["image"],
+        structure=row["structure"],
+        whole=row["index"] == _NONE,
+        metrics={name: to_number(row[name]) for name in METRICS},
+    )
+
+
+def _run_row(run: ComparedRun) -> dict[str, str]:
+    row = {**dict.fromkeys(_RUNS, _NONE), **run.key}
+    row["status"] = "done" if run.table else "failed"
+    missing = ", ".join(image["image"] for image in run.left_out)
+    row["reason"] = run.reason or (f"not assessed: {missing}" if missing else _NONE)
+    if run.model is None:
+        return row
+    try:
+        config: dict[str, Any] = json.loads((run.model / "config.json").read_text(encoding="utf-8"))
+        training = read_rows(run.model / "training.tsv", ("step",))
+        row["model"] = config["name"]
+        row["model_dir"] = f"models/model-{config['name']}"
+        row["validation_dice"] = _cell(config["best_dice"])
+        row["seconds"] = _cell(config["seconds"])
+        row["steps"] = training[-1]["step"]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise DatasetError(
+            f"{run.model}: is no model of a training ({error}); learn it again"
+        ) from error
+    return row
+
+
+def _cell(value: Any) -> str:
+    return _NONE if value is None else f"{value:.6g}"
+
+
+def dice_lines(summary: Sequence[Mapping[str, str]]) -> list[str]:
+    """Mean Dice of each mode on each contrast, as lines of a small table.
+
+    Parameters
+    ----------
+    summary : sequence of mappings
+        Rows of ``summary.tsv``.
+
+    Returns
+    -------
+    list of str
+        A heading and one line a mode; "0.812 ± 0.004" is mean and standard deviation over seeds.
+    """
+    rows = _mean_dice(summary)
+    contrasts = list(dict.fromkeys(row["contrast"] for row in rows))
+    table = {(row["mode"], row["contrast"]): _plus_minus(row) for row in rows}
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    cells = [["mean Dice", *contrasts]]
+    cells += [[mode, *(table.get((mode, c), _NONE) for c in contrasts)] for mode in modes]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _mean_dice(summary: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    return [row for row in summary if (row["structure"], row["metric"]) == ("mean", "dice")]
+
+
+def _plus_minus(row: Mapping[str, str]) -> str:
+    mean, spread = to_number(row["mean"]), to_number(row["sd_seeds"])
+    if mean != mean:
+        return _NONE
+    return f"{mean:.3f}" + ("" if spread != spread else f" ± {spread:.3f}")
+
+
+def answers(summary: Sequence[Mapping[str, str]]) -> list[str]:
+    """Say in words how the mean Dice of each mode differs from that of the baseline.
+
+    Parameters
+    ----------
+    summary : sequence of mappings
+        Rows of ``summary.tsv``.
+
+    Returns
+    -------
+    list of str
+        One sentence for each contrast and each mode but the baseline.
+    """
+    rows = [row for row in _mean_dice(summary) if row["mode"] != row["baseline"]]
+    return [_sentence(row) for row in rows]
+
+
+def _sentence(row: Mapping[str, str]) -> str:
+    contrast, mode, baseline = row["contrast"], row["mode"], row["baseline"]
+    difference, low, high = (to_number(row[key]) for key in ("difference", "ci_low", "ci_high"))
+    if difference != difference:
+        return f"{contrast}: {mode} and {baseline} have no image in common to be compared on."
+    count = int(row["n_participants"])
+    if low != low:
+        return (
+            f"{contrast}: {mode} differs from {baseline} by {difference:+.3f} in mean Dice, on "
+            "one participant, which allows no interval."
+        )
+    interval = f"95 % interval {low:+.3f} to {high:+.3f}, {count} participants"
+    if low <= 0 <= high:
+        return (
+            f"{contrast}: no difference between {mode} and {baseline} can be told from chance "
+            f"({difference:+.3f} in mean Dice; {interval})."
+        )
+    word = "better" if difference > 0 else "worse"
+    return (
+        f"{contrast}: {mode} is {word} than {baseline} by {abs(difference):.3f} in mean Dice "
+        f"({interval})."
+    )
+
+
+def _write(
+    folder: Path, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, str]]
+) -> None:
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(" ".join(row[column].split()) for column in columns) for row in rows]
+    write_text(folder / f"{name}.tsv", "\n".join(lines) + "\n")
+    described = {column: {"Description": _DESCRIPTIONS[column]} for column in columns}
+    for column in described.keys() & _UNITS.keys():
+        described[column]["Units"] = _UNITS[column]
+    write_json(folder / f"{name}.json", described)
+
+
+_UNITS = {
+    "hd95_mm": "mm",
+    "volume_mm3": "mm^3",
+    "reference_volume_mm3": "mm^3",
+    "seconds": "s",
+}
+_DESCRIPTIONS = {
+    "mode": "What was trained",
+    "seed": "Seed of everything random in the training",
+    "fold": "Number of the split of the participants, from 1; n/a without folds",
+    "participant_id": "Participant",
+    "image": "Image that was segmented",
+    "contrast": "Suffix of the image; after its acq- where there are several acquisitions of one",
+    "role": "test: the participant had no part in the training; validate: the participant's labels "
+    "chose which weights are kept, so that values are optimistic",
+    "index": "Value of the label; n/a for the union of all structures",
+    "structure": "Name of the structure; whole is the union of all, mean (in the summary) the mean "
+    "over structures, the union not among them",
+    "dice": "2 |P and R| / (|P| + |R|), P segmented and R reference voxels, on the image's grid; n/a "
+    "where both are empty",
+    "hd95_mm": "95th percentile of the distances between the surfaces of P and R, those from P to "
+    "R and from R to P together; n/a where one of them is empty",
+    "volume_mm3": "Volume of P",
+    "reference_volume_mm3": "Volume of R",
+    "volume_error": "|V(P) - V(R)| / V(R); n/a where R is empty",
+    "ece": "Expected calibration error, 15 bins: of the posterior of the structure, over voxels "
+    "where it is above 0.01 or the reference is the structure; in the rows of the union, of the "
+    "largest posterior, over voxels of P or R",
+    "metric": "Which of the columns of images.tsv is summarised",
+    "mean": "Mean over images, then over seeds",
+    "sd_seeds": "Standard deviation, over seeds, of the mean over images; n/a for one seed",
+    "n_seeds": "Seeds with a value",
+    "n_participants": "Participants with a value; where there is a difference, those with a value "
+    "in both modes",
+    "n_undefined": "Values left out because they are not defined",
+    "baseline": "Mode that the others are compared with",
+    "difference": "Mode minus baseline: mean over participants of the difference of each, which is "
+    "the mean over seeds and over the images and structures that are defined in both",
+    "ci_low": "Lower end of the 95 % t interval of the difference over participants; it tells of "
+    "other participants, not of other trainings: compare with sd_seeds",
+    "ci_high": "Upper end of that interval",
+    "model": "Name of the model",
+    "validation_dice": "Mean Dice on the validation participants, on the working grid, of the "
+    "weights that were kept",
+    "steps": "Steps that were done",
+    "seconds": "Time of the training",
+    "status": "done, or failed",
+    "reason": "Why a run failed, which images could not be assessed, or why an image could not",
+    "model_dir": "Folder of the model, relative to the root of the data set",
+}
