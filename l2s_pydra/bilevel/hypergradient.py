@@ -50,7 +50,6 @@ from torch.func import functional_call
 from .move import Move, Rule
 from .passes import (
     Losses,
-    Predict,
     Reduce,
     SyntheticLoss,
     SyntheticPass,
@@ -58,13 +57,12 @@ from .passes import (
     clip_factor,
     copied_buffers,
     differentiate_clip,
-    forget_casts,
     gradients,
     kept_buffers,
     norm_of,
     trainable,
 )
-from .pieces import owned
+from .plain import PlainStep, accumulate, are_finite, average, plain_step
 
 __all__ = [
     "BilevelStep",
@@ -75,20 +73,6 @@ __all__ = [
     "PlainStep",
     "plain_step",
 ]
-
-
-@attrs.frozen(kw_only=True)
-class PlainStep:
-    """What one step of the segmenter leaves behind, beside the updated segmenter."""
-
-    loss: Tensor
-    """() tensor, before the step."""
-    state: dict[str, Any]
-    """State of the update rule after the step."""
-    gradient_norm: Tensor
-    """() tensor, Euclidean norm of the gradient, before clipping."""
-    skipped: bool
-    """True if the loss or its gradient was not finite: nothing was changed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -195,9 +179,9 @@ class Hypergradient(abc.ABC):
         phi = list(synthetic.params.values())
         restore_buffers = copied_buffers(segmenter)
         loss, grads, kept = self._differentiate(synthetic)
-        _reduce(reduce, [loss, *grads])
+        average(reduce, [loss, *grads])
         gradient_norm = norm_of(grads)
-        if not _finite(loss, gradient_norm):
+        if not are_finite(loss, gradient_norm):
             restore_buffers()
             return BilevelStep(
                 synthetic_loss=loss,
@@ -213,14 +197,14 @@ class Hypergradient(abc.ABC):
         move.take(grads, in_place=not self._stays(synthetic))
         with kept_buffers(segmenter):
             outer, u = self._real_gradient(synthetic, move, real_loss)
-            _reduce(reduce, [outer, *u])
+            average(reduce, [outer, *u])
             move.pull_back(u, grads)
             differentiate_clip(u, grads, gradient_norm, clip)
             direction = self._mixed(synthetic, move, grads, u, kept)
             move.to_new()
         del u, kept
         theta_gradient = gradients(image[synthetic.part], theta, direction)
-        _reduce(reduce, theta_gradient)
+        average(reduce, theta_gradient)
         return BilevelStep(
             synthetic_loss=loss,
             real_loss=outer,
@@ -242,7 +226,7 @@ class Hypergradient(abc.ABC):
         self, synthetic: SyntheticPass, move: Move, real_loss: Losses
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the real loss at phi' and its gradient."""
-        return _accumulated(real_loss, synthetic.predict, move.params)
+        return accumulate(real_loss, synthetic.predict, move.params)
 
     @abc.abstractmethod
     def _mixed(
@@ -302,7 +286,7 @@ class Exact(Hypergradient):
         assert move.waiting is not None
         leaves = [param.detach().requires_grad_() for param in move.waiting]
         replaced = dict(zip(synthetic.params, leaves, strict=True))
-        return _accumulated(
+        return accumulate(
             real_loss,
             synthetic.wrapped(lambda x: functional_call(synthetic.segmenter, replaced, (x,))),
             leaves,
@@ -413,54 +397,6 @@ class OneSidedDifference(Hypergradient):
         return there.sub_(kept).mul_(norm / self.epsilon)
 
 
-def plain_step(
-    segmenter: nn.Module,
-    rule: Rule,
-    state: dict[str, Any],
-    *,
-    loss: Losses,
-    learning_rate: float,
-    max_gradient_norm: float | None = None,
-    reduce: Reduce | None = None,
-) -> PlainStep:
-    """Update the segmenter on one loss, without a hypergradient.
-
-    Parameters
-    ----------
-    segmenter : Module
-        Its trainable parameters are updated in place.
-    rule : UpdateRule
-        The optimiser.
-    state : dict
-        State of ``rule``. It is consumed: go on with the returned one.
-    loss : callable or sequence of callables
-        ``loss(predict)``, a () tensor; of several, the *sum* is minimised, and each has a pass of
-        its own.
-    learning_rate : float
-        Of this step.
-    max_gradient_norm : float, optional
-        Longer gradients are scaled to this Euclidean norm.
-    reduce : callable, optional
-        As in :meth:`Hypergradient.__call__`.
-
-    Returns
-    -------
-    PlainStep
-    """
-    params = list(trainable(segmenter).values())
-    restore_buffers = copied_buffers(segmenter)
-    value, grads = _accumulated(loss, segmenter, params)
-    _reduce(reduce, [value, *grads])
-    norm = norm_of(grads)
-    if not _finite(value, norm):
-        restore_buffers()
-        return PlainStep(loss=value, state=state, gradient_norm=norm, skipped=True)
-    apply_clip(grads, clip_factor(norm, max_gradient_norm))
-    move = Move(rule, params, state, learning_rate)
-    move.take(grads)
-    return PlainStep(loss=value, state=move.state, gradient_norm=norm, skipped=False)
-
-
 def _augmented(augment: Callable[[], Tensor]) -> Tensor:
     image = augment()
     if not image.requires_grad:
@@ -483,37 +419,7 @@ def _size(micro_batch: int | None, batch: int) -> int:
     return min(micro_batch or batch, batch)
 
 
-def _accumulated(
-    losses: Losses, predict: Predict, leaves: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """Sum of the losses and its gradient, one pass after the other."""
-    several = [losses] if callable(losses) else list(losses)
-    total: Tensor | None = None
-    grads: list[Tensor] = []
-    for loss in several:
-        forget_casts()
-        value = loss(predict)
-        found = owned(gradients(value, leaves), leaves)
-        if total is None:
-            total, grads = value.detach(), found
-        else:
-            total = total + value.detach()
-            torch._foreach_add_(grads, found)
-    if total is None:
-        raise ValueError("there is no loss to differentiate")
-    return total, grads
-
-
 def _scale(norm: Tensor, length: float) -> Tensor:
     """Return what brings a vector of this norm to this length."""
     # Where u is 0 it stays 0, and so does what is multiplied by the norm afterwards.
     return length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-
-
-def _reduce(reduce: Reduce | None, tensors: list[Tensor]) -> None:
-    if reduce is not None:
-        reduce(tensors)
-
-
-def _finite(*values: Tensor) -> bool:
-    return bool(torch.isfinite(torch.stack([v.detach().float() for v in values])).all())
