@@ -51,6 +51,8 @@ class TrainingState:
     """State of the update rule of theta."""
     theta_steps: int = 0
     """Hypergradient steps done."""
+    theta_trace: dict[str, Tensor] = attrs.field(factory=dict)
+    """Gradients of theta, of :func:`~l2s_pydra.bilevel.identifiability.record`."""
     skipped: int = 0
     """Steps whose loss or gradient was not finite; they changed nothing."""
     skipped_in_a_row: int = 0

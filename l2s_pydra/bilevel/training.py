@@ -23,6 +23,7 @@ from . import updates
 from .batches import Ahead, Batches, RealScan, TrainingData
 from .building import build_rule, start_augmentation
 from .checkpoints import Checkpoints
+from .identifiability import record
 from .identity import identity
 from .passes import Loss, Predict
 from .processes import Processes, check_shares
@@ -414,6 +415,7 @@ class Trainer:
         if not finite:
             logger.warning("theta stays at step %d: its gradient is not finite", state.step + 1)
             return norm
+        state.theta_trace = record(state.theta_trace, gradient, theta)
         if t.theta_gradient_clip is not None and norm > t.theta_gradient_clip:
             gradient = [g * (t.theta_gradient_clip / norm) for g in gradient]
         new, state.theta_moments = self.theta_rule.update(
