@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from l2s_pydra.bilevel.hypergradient import plain_step
+from l2s_pydra.bilevel.hypergradient import CentralDifference, Exact, OneSidedDifference
+from l2s_pydra.bilevel.plain import plain_step
 from l2s_pydra.segmentation.losses import build_loss
 
 CLASSES = 4
@@ -161,3 +162,61 @@ def problem():
 def error():
     """``error(found, expected)``, relative, all entries of theta together."""
     return relative_error
+
+
+ESTIMATORS = {
+    "exact": Exact(),
+    "recompute": Exact(recompute=True),
+    "central": CentralDifference(),
+    "one_sided": OneSidedDifference(),
+}
+
+
+@pytest.fixture
+def estimators():
+    """Every way to compute the hypergradient, by name."""
+    return ESTIMATORS
+
+
+@pytest.fixture(params=ESTIMATORS)
+def estimator(request):
+    return ESTIMATORS[request.param]
+
+
+@pytest.fixture
+def accurate():
+    """The same with so small a displacement that it can be held against differences over theta."""
+    return lambda estimator: estimator if isinstance(estimator, Exact) else type(estimator)(1e-4)
+
+
+@pytest.fixture
+def tolerance():
+    """``tolerance(estimator)``: relative error of an accurate one."""
+    return lambda estimator: 1e-3 if isinstance(estimator, OneSidedDifference) else 1e-5
+
+
+class Counting(nn.Module):
+    """Replaces its buffer instead of changing it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return x
+
+
+@pytest.fixture
+def counting():
+    """Module that counts its passes in a buffer, which it replaces."""
+    return Counting
+
+
+@pytest.fixture
+def normalised():
+    """Maker of segmenters with batch normalisation."""
+    return lambda: nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.GELU(), Counting(),
+        nn.Conv2d(6, 4, 1),
+    ).double()  # fmt: skip
