@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..config import LearnConfig
 from .device import computing_on
+from .ending import Ending
 from .generator_file import generator_record
 from .given import check_lists, check_roles, unique_names
 from .moments import Moments
@@ -20,6 +18,7 @@ from .parallel import launch, write_specification
 from .prepare import prepare
 from .priors import check_priors, fit_priors, write_priors
 from .schemes import Schemes, read_schemes
+from .staging import write_folder
 
 if TYPE_CHECKING:
     from ..bilevel.processes import Processes
@@ -50,6 +49,8 @@ def learn(
     threads: int | None = None,
     progress: bool = True,
     processes: int = 1,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 2,
 ) -> Path:
     """Train a model as ``config`` says.
 
@@ -86,13 +87,18 @@ def learn(
     processes : int, default=1
         Processes of this machine that share every batch, one for each GPU; for several machines
         see :mod:`~l2s_pydra.steps.parallel`.
+    checkpoint_every : int, optional
+        Steps between two checkpoints; the setting ``training.checkpoint_every`` by default. At
+        SIGTERM, one more is written. No result depends on it.
+    keep_checkpoints : int, default=2
+        How many are kept; if the newest is damaged, the one before is taken.
 
     Returns
     -------
     Path
         ``out_dir/model-<name>`` with weights.safetensors, config.json, labels.tsv, training.tsv,
-        splits.tsv, theta.json, estimator.json, generator.json, priors.json, priors.tsv,
-        priors_columns.json, MODELCARD.md and samples.
+        splits.tsv, theta.json, identifiability.json, estimator.json, generator.json, priors.json,
+        priors.tsv, priors_columns.json, MODELCARD.md and samples.
 
     Raises
     ------
@@ -115,6 +121,8 @@ def learn(
         "device": device,
         "threads": threads,
         "progress": progress,
+        "checkpoint_every": checkpoint_every,
+        "keep_checkpoints": keep_checkpoints,
     }
     check_lists(len(images), labels=labels, participants=participants, roles=roles)
     check_roles(participants, roles)
@@ -145,6 +153,8 @@ def learn_shared(
     device: str,
     threads: int | None,
     progress: bool,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 2,
     processes: "Processes | None" = None,
 ) -> Path:
     """Do the part of :func:`learn` that falls to one process.
@@ -187,9 +197,12 @@ def learn_shared(
             n_classes=len(schemes.target),
             device=chosen,
             checkpoint=_checkpoint(checkpoint_dir),
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
             processes=processes,
         )
-        trainer.run(show.training)
+        with Ending() as ending:
+            trainer.run(lambda row: _told(show, trainer, ending, row))
         show.close()
         if not first:
             return Path(out_dir)
@@ -207,6 +220,15 @@ def learn_shared(
         return _write_model(
             trainer, data, schemes, facts, splits, segmentation, Path(out_dir), moments
         )
+
+
+def _told(show: "_Progress", trainer: "Trainer", ending: Ending, row: Mapping[str, Any]) -> None:
+    """Show a step; if the process is asked to end, keep what was done first."""
+    show.training(row)
+    if ending.pending:
+        logger.warning("terminated at step %d; a checkpoint is written first", row["step"])
+        trainer.save()
+        ending.deliver()
 
 
 def _checkpoint(folder: Path | None) -> Path | None:
@@ -323,9 +345,8 @@ def _write_model(
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
         **facts,
     }
-    out_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".model-", dir=out_dir))
-    try:
+
+    def write(folder: Path) -> None:
         model = Model(segmenter=trainer.averaged, scheme=schemes.target, config=_plain(record))
         model.save(folder)
         _write_tsv(folder / "training.tsv", _columns(state.history), state.history)
@@ -337,17 +358,35 @@ def _write_model(
         if settings.training.mode.startswith("learn2synth"):
             estimator = {"asked_for": settings.training.estimator, "checks": state.checks}
             (folder / "estimator.json").write_text(json.dumps(_plain(estimator), indent=2) + "\n")
+            _write_identifiability(folder / "identifiability.json", trainer)
         (folder / "MODELCARD.md").write_text(model_card(model.config, splits), encoding="utf-8")
         _write_samples(folder / "samples", trainer, data)
-        folder.chmod(0o755)
-        final_folder = out_dir / f"model-{name}"
-        if final_folder.exists():
-            shutil.rmtree(final_folder)
-        os.replace(folder, final_folder)  # noqa: PTH105  (Path.rename differs between systems)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    final_folder = out_dir / f"model-{name}"
+    write_folder(final_folder, write, needed=len(weights) + _samples_size(data))
     logger.info("model %s: validation Dice %.3f", name, state.best_dice)
     return final_folder
+
+
+def _samples_size(data: "TrainingData") -> int:
+    """Bytes of the samples before they are compressed, and of the small files."""
+    voxels = 1
+    for side in data.synthesizer.image_shape:
+        voxels *= side
+    return 3 * _SAMPLES * 2 * voxels + 10**6
+
+
+def _write_identifiability(path: Path, trainer: "Trainer") -> None:
+    """Write which values of the augmentation, at their average, the data determined."""
+    from ..bilevel.identifiability import identifiability
+
+    facts = identifiability(
+        trainer.state.theta_trace,
+        theta=list(trainer.augmentation.parameters()),
+        describe=trainer.augmentation.describe,
+        history=trainer.state.history,
+    )
+    path.write_text(json.dumps(_plain(facts), indent=2) + "\n")
 
 
 def _digest(content: bytes) -> str:

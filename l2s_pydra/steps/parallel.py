@@ -14,17 +14,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, TrainingError
+from .ending import Ending
 
 __all__ = ["launch", "main", "write_specification"]
 
 logger = logging.getLogger(__name__)
 
 _NAME = "learn.json"
+_GRACE_S = 30
+"""Time for a checkpoint, between being asked to end and being ended."""
 
 
 def write_specification(folder: Path, arguments: Mapping[str, Any]) -> Path:
@@ -83,7 +88,7 @@ def launch(arguments: Mapping[str, Any], processes: int) -> Path:
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             f"--nproc-per-node={processes}",
-            *("-m", __name__, str(specification)),
+            *("-m", __name__, str(specification), str(os.getpid())),
         ]
         logger.info("training in %d processes", processes)
         status = _run(command, _environment(arguments.get("threads"), processes))
@@ -115,14 +120,19 @@ def _environment(threads: int | None, processes: int) -> dict[str, str]:
 
 def _run(command: list[str], variables: dict[str, str]) -> int:
     process = subprocess.Popen(command, env=variables, start_new_session=True)
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+
     try:
-        return process.wait()
+        with Ending(end):
+            return process.wait()
     finally:
         if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            end()
             try:
-                process.wait(20)
+                process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -138,7 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     Parameters
     ----------
     argv : list of str, optional
-        One file that :func:`write_specification` wrote.
+        One file that :func:`write_specification` wrote; and, where :func:`launch` started this
+        process, the number of the process that did, with which this one ends.
 
     Returns
     -------
@@ -146,10 +157,12 @@ def main(argv: list[str] | None = None) -> int:
         0, or 1 if the training failed.
     """
     given = sys.argv[1:] if argv is None else argv
-    if len(given) != 1:
+    if len(given) not in (1, 2):
         sys.stderr.write(f"usage: torchrun ... -m l2s_pydra.steps.parallel {_NAME}\n")
         return 2
     specification = Path(given[0])
+    if len(given) == 2:
+        threading.Thread(target=_follow, args=(int(given[1]),), daemon=True).start()
     first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     logging.basicConfig(
         level=logging.INFO if first else logging.ERROR,
@@ -164,6 +177,21 @@ def main(argv: list[str] | None = None) -> int:
     if first or "error" in result:
         _result_file(specification).write_text(json.dumps(result))
     return 0 if "model" in result else 1
+
+
+def _follow(process: int) -> None:
+    """End this process when another one is gone, however that ended."""
+    while True:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            break
+        except PermissionError:
+            pass
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(1)
 
 
 def _learn_here(specification: Path) -> Path:
