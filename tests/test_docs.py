@@ -13,7 +13,7 @@ import pytest
 from l2s_pydra.augmentation import available
 from l2s_pydra.config import PRESETS, preset
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS
-from l2s_pydra.workflows import cli
+from l2s_pydra.workflows.arguments import EPILOG, build_parser
 from l2s_pydra.workflows.options import LEVELS
 
 ROOT = Path(__file__).parents[1]
@@ -84,14 +84,14 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_option_is_explained():
-    options = {name for action in cli._parser()._actions for name in action.option_strings}
+    options = {name for action in build_parser()._actions for name in action.option_strings}
     assert options
     for option in options:
         assert re.search(rf"`{re.escape(option)}(?![\w-])", USAGE), option
 
 
 def test_no_option_is_invented():
-    options = {name for action in cli._parser()._actions for name in action.option_strings}
+    options = {name for action in build_parser()._actions for name in action.option_strings}
     for title in ("Which images", "learn", "participant and group", "Resources", "General"):
         for first, *_ in rows(section(USAGE, title)):
             mentioned = re.findall(r"`(--?[a-z][\w-]*)", first)
@@ -101,7 +101,7 @@ def test_no_option_is_invented():
 
 @pytest.mark.parametrize("page", named([ROOT / "README.md", ROOT / "docs" / "usage.md"]))
 def test_commands_have_no_unknown_option(page):
-    options = {name for action in cli._parser()._actions for name in action.option_strings}
+    options = {name for action in build_parser()._actions for name in action.option_strings}
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"^l2s-pydra .*$", text, re.M)
     assert commands
@@ -112,7 +112,7 @@ def test_commands_have_no_unknown_option(page):
 def test_levels_and_exit_codes_are_listed():
     assert [row[0].strip("`") for row in rows(section(USAGE, "Levels"))] == list(LEVELS)
     codes = {int(code) for row in rows(section(USAGE, "Exit codes")) for code in row[0].split(",")}
-    in_help = {int(code) for code in re.findall(r"(?:: |; )(\d+) ", cli._EPILOG.replace("\n", " "))}
+    in_help = {int(code) for code in re.findall(r"(?:: |; )(\d+) ", EPILOG.replace("\n", " "))}
     assert in_help <= codes
     assert codes - in_help == {130, 143}
 

@@ -100,6 +100,7 @@ def _run_levels(options: Options) -> int:
 
 def _levels(session: "Session") -> int:
     from .comparing import group
+    from .comparing_modes import compare
     from .learning import learn, preview
     from .model_files import find_model
     from .segmenting import participant
@@ -110,7 +111,11 @@ def _levels(session: "Session") -> int:
     if options.preview:
         failures = preview(session)
         return _exit_code(failures[0].outcome.kind) if failures else 0
-    if "learn" in options.levels:
+    if options.compare:
+        compared, failures = compare(session)
+        if not compared:
+            return _exit_code(failures[0].outcome.kind)
+    elif "learn" in options.levels:
         model, failures = learn(session)
         if model is None:
             return _exit_code(failures[0].outcome.kind)
@@ -127,10 +132,11 @@ def _levels(session: "Session") -> int:
 
 def _pages(options: Options, model: "ModelFiles | None") -> list[Path]:
     """List pages that were just written, the most telling first."""
-    pages = [options.output_dir / "group.html"] if "group" in options.levels else []
+    pages = [options.output_dir / "comparison" / "index.html"] if options.compare else []
+    pages += [options.output_dir / "group.html"] if "group" in options.levels else []
     if "participant" in options.levels:
         pages += sorted(options.output_dir.glob("sub-*.html"))[:1]
-    if "learn" in options.levels and model is not None:
+    if "learn" in options.levels and model is not None and not options.compare:
         pages.append(model.folder / "report.html")
     return pages
 

@@ -18,7 +18,7 @@ from .model_files import ModelFiles
 from .segment import SegmentImage, SegmentImages
 from .session import Failure, Session, code_version
 
-__all__ = ["participant"]
+__all__ = ["participant", "unreadable"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
     """
     _check_segmentation(session, model)
     images = session.images()
-    missing = {image.name: why for image in images if (why := _unreadable(image.path))}
+    missing = {image.name: why for image in images if (why := unreadable(image.path))}
     jobs = _Jobs.plan(session, model, [image for image in images if image.name not in missing])
     try:
         jobs.run(session)
@@ -127,8 +127,12 @@ def _check_segmentation(session: Session, model: ModelFiles) -> None:
         )
 
 
-def _unreadable(path: Path) -> str | None:
-    """Say why a file cannot be opened, which Pydra would take as a reason to stop everything."""
+def unreadable(path: Path) -> str | None:
+    """Say why a file cannot be opened, which Pydra would take as a reason to stop everything.
+
+    >>> unreadable(Path("nowhere.nii"))
+    "nowhere.nii: is not there; if the data set is a DataLad one, run 'datalad get' first"
+    """
     if not path.is_file():
         return f"{path}: is not there; if the data set is a DataLad one, run 'datalad get' first"
     if not os.access(path, os.R_OK):

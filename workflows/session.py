@@ -174,10 +174,10 @@ class Session:
         prefix = "" if failure.file in reason else f"{failure.file}: "
         _log.error("%s%s (details: %s)", prefix, reason, self.options.output_dir / log)
         text = f"run: {self.uuid}\nfile: {failure.file}\n\n{failure.outcome.traceback}"
-        write_text(place, self._without_folders(text))
-        return attrs.evolve(failure, log=log, reason=self._without_folders(reason))
+        write_text(place, self.without_folders(text))
+        return attrs.evolve(failure, log=log, reason=self.without_folders(reason))
 
-    def _without_folders(self, text: str) -> str:
+    def without_folders(self, text: str) -> str:
         """Replace the folders of this computer in a message that will be published."""
         places = {str(folder): f"<{name}>" for name, folder in self.options.places.items()}
         places[str(Path.home())] = "~"

@@ -13,7 +13,15 @@ from ..reports.tables import read_rows, to_number
 from .assess import COLUMNS, METRICS
 from .paired import SUMMARY_COLUMNS, Value, summarise
 
-__all__ = ["ComparedRun", "answers", "baseline_of", "dice_lines", "write_tables"]
+__all__ = [
+    "ComparedRun",
+    "answers",
+    "baseline_of",
+    "dice_lines",
+    "read_left_out",
+    "report_comparison",
+    "write_tables",
+]
 
 _NONE = "n/a"
 _RUN = ("mode", "seed", "fold")
@@ -44,7 +52,7 @@ class ComparedRun:
     """Model folder, if the training succeeded."""
     table: Path | None = None
     """Table of :func:`l2s_pydra.steps.assess.assess`, if the model could be assessed."""
-    left_out: Sequence[Mapping[str, str]] = ()
+    left_out: Sequence[dict[str, str]] = ()
     """``participant_id``, ``image`` and ``reason`` of images that could not be assessed."""
     reason: str = ""
     """Why there is no table."""
@@ -64,6 +72,43 @@ class ComparedRun:
         """First columns of its rows."""
         fold = _NONE if self.fold is None else str(self.fold)
         return {"mode": self.mode, "seed": str(self.seed), "fold": fold}
+
+
+def read_left_out(table: Path) -> list[dict[str, str]]:
+    """Read which images :func:`~l2s_pydra.steps.assess.assess` left out, and why.
+
+    Parameters
+    ----------
+    table : Path
+        See :func:`~l2s_pydra.steps.assess.failures_file`.
+
+    Raises
+    ------
+    DatasetError
+        If the table cannot be read.
+    """
+    return read_rows(table, ("participant_id", "image", "reason"))
+
+
+def report_comparison(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """Write the page of a comparison beside its tables.
+
+    Parameters
+    ----------
+    folder : Path
+        Where :func:`write_tables` wrote; ``index.html`` and ``figures`` go there.
+    facts : mapping
+        What was compared (:func:`l2s_pydra.reports.comparison.write_comparison`).
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    from ..reports.comparison import write_comparison
+
+    page: Path = write_comparison(folder, folder, facts=facts)
+    return page
 
 
 def baseline_of(modes: Sequence[str]) -> str:

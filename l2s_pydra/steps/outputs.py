@@ -197,6 +197,12 @@ _DATASET_ROWS = (
         ignore="preview",
     ),
     DatasetOutput(
+        key="comparison",
+        path="comparison",
+        description="Tables and page that compare modes of training; on request",
+        ignore="comparison",
+    ),
+    DatasetOutput(
         key="group_page",
         path="group.html",
         description="Report of the group: volumes, overlap with references, failures",

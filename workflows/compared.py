@@ -1,0 +1,214 @@
+"""What a comparison of modes consists of: its trainings, and the images they are compared on."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, find_labels, shared_table
+from l2s_pydra.bids.splits import folds
+from l2s_pydra.errors import DatasetError
+from l2s_pydra.steps.compare import ComparedRun
+from l2s_pydra.tasks import Assess, Learn, Resources
+
+from .compare import CompareModes, LearnAndAssess
+from .learning import find_training_set, learn_inputs
+from .segmenting import unreadable
+from .session import Session, code_version
+
+__all__ = ["Plan", "Run", "plan", "workflow_of"]
+
+
+@attrs.frozen(kw_only=True, eq=False, slots=False)
+class Run:
+    """One training, and the images that its model is assessed on."""
+
+    compared: ComparedRun
+    """Mode, seed and fold; ``left_out`` are the images that cannot be opened."""
+    trained: Mapping[str, Any] = attrs.field(repr=False)
+    """Inputs of ``Learn``, all but where it runs."""
+    assessed: Mapping[str, Any] = attrs.field(repr=False)
+    """Inputs of ``Assess``, all but the model and where it runs."""
+
+    @cached_property
+    def learn(self) -> Learn:
+        """Task that trains the model."""
+        return Learn(**self.trained)
+
+    @cached_property
+    def both(self) -> Any:
+        """Workflow of both tasks."""
+        trained, assessed = dict(self.trained), dict(self.assessed)
+        return LearnAndAssess(
+            learn_version=trained.pop("code_version"),
+            assess_version=assessed.pop("code_version"),
+            assessed=assessed.pop("images"),
+            whose=assessed.pop("participants"),
+            assessed_roles=assessed.pop("roles"),
+            **trained,
+            **assessed,
+        )
+
+    def assess(self, learned: Any) -> Assess:
+        """Task that assesses the model, from the outputs of the other."""
+        return Assess(
+            **self.assessed,
+            weights=learned.weights,
+            config=learned.model_config,
+            labels=learned.model_labels,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """All runs of a comparison."""
+
+    runs: list[Run]
+    """Those of one seed together, so that an interruption leaves whole seeds."""
+    role: str
+    """What those were for in the trainings whom the models are compared on."""
+    contrasts: list[str]
+    """What the models are compared on."""
+
+
+def plan(session: Session) -> Plan:
+    """Find out what is to be trained and compared.
+
+    Parameters
+    ----------
+    session : Session
+        The run of the application.
+
+    Raises
+    ------
+    DatasetError
+        If the training set, or what to compare on, is not as asked for.
+    """
+    options = session.options
+    given = find_training_set(session)
+    splits = folds(given, options.folds) if options.folds else [given]
+    images = _Assessed.find(session, splits)
+    parts = [(learn_inputs(session, split), images.of(split)) for split in splits]
+    first = options.config.training.seed
+    runs = []
+    for seed in range(first, first + options.seeds):
+        for number, (trained, assessed) in enumerate(parts, start=1):
+            for mode in options.compare:
+                settings = options.config.evolve(training__mode=mode, training__seed=seed)
+                fold = number if options.folds else None
+                left_out = images.missing_of(splits[number - 1])
+                compared = ComparedRun(mode=mode, seed=seed, fold=fold, left_out=left_out)
+                inputs = {**trained, "config": settings.to_dict()}
+                runs.append(Run(compared=compared, trained=inputs, assessed=assessed))
+    contrasts = sorted({name for _, assessed in parts for name in assessed["contrasts"]})
+    return Plan(runs=runs, role=_judges(splits[0])[0], contrasts=contrasts)
+
+
+def workflow_of(runs: Sequence[Run], resources: Sequence[Resources]) -> Any:
+    """Workflow that trains and assesses several runs, each where its resources say."""
+
+    def each(inputs: str, *names: str) -> dict[str, list[Any]]:
+        return {name: [getattr(run, inputs)[name] for run in runs] for name in names}
+
+    trained, assessed = runs[0].trained, runs[0].assessed
+    own = each("trained", "config", "maps_table")
+    tested = each("assessed", "images", "participants", "roles")
+    return CompareModes(
+        **each("trained", "images", "labels", "participants", "roles", "label_maps"),
+        **each("assessed", "references", "names", "contrasts"),
+        **{name: trained[name] for name in ("real_table", "label_mapping", "segmentation")},
+        configs=own["config"],
+        maps_tables=own["maps_table"],
+        assessed=tested["images"],
+        whose=tested["participants"],
+        assessed_roles=tested["roles"],
+        reference_table=assessed["reference_table"],
+        learn_version=trained["code_version"],
+        assess_version=assessed["code_version"],
+        resources=list(resources),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class _Assessed:
+    """Labelled images, of all contrasts to compare on, of everyone who is compared on."""
+
+    pairs: list[tuple[ImageRecord, Path]]
+    """Images with their reference labels."""
+    table: Path
+    """Table of the reference labels."""
+    missing: list[tuple[ImageRecord, str]]
+    """Images that cannot be opened, and why."""
+
+    @classmethod
+    def find(cls, session: Session, splits: Sequence[TrainingSet]) -> "_Assessed":
+        options = session.options
+        suffixes = options.compare_suffixes or options.suffixes
+        who = sorted({who for split in splits for who in _people(split)})
+        images = session.images(participants=who, sessions=None, suffixes=suffixes)
+        folder = options.references or options.real_labels or options.bids_dir
+        labels = find_labels(folder, images, desc=options.labels_desc)
+        for suffix in suffixes:
+            if not any(image.suffix == suffix and image.name in labels for image in images):
+                raise DatasetError(
+                    f"{folder}: has no label map of a {suffix} image of {', '.join(who)}; "
+                    "add one, or choose other contrasts by --compare-modality"
+                )
+        pairs, missing = [], []
+        for image in (image for image in images if image.name in labels):
+            # Pydra would take a file that cannot be opened as a reason to stop everything.
+            why = unreadable(image.path) or unreadable(labels[image.name])
+            if why:
+                missing.append((image, why))
+            else:
+                pairs.append((image, labels[image.name]))
+        table = shared_table(folder, labels.values())
+        return cls(pairs=pairs, table=table, missing=missing)
+
+    def of(self, split: TrainingSet) -> dict[str, Any]:
+        """Gather the inputs of ``Assess`` for those whom a split is compared on, but the model."""
+        who = _people(split)
+        pairs = [pair for pair in self.pairs if pair[0].participant in who]
+        if not pairs:
+            raise DatasetError(
+                f"no image of {', '.join(sorted(who))} can be compared on; "
+                "add labelled ones, or choose others by --test-participants"
+            )
+        return {
+            "images": [image.path for image, _ in pairs],
+            "references": [labels for _, labels in pairs],
+            "names": [image.name for image, _ in pairs],
+            "participants": [image.participant for image, _ in pairs],
+            "contrasts": [self._contrast(image) for image, _ in pairs],
+            "roles": [_judges(split)[0]] * len(pairs),
+            "reference_table": self.table,
+            "code_version": code_version(
+                without=("augmentation", "bids", "bilevel", "reports", "synthesis")
+            ),
+        }
+
+    def missing_of(self, split: TrainingSet) -> list[dict[str, str]]:
+        """Images of those whom a split is compared on that cannot be opened."""
+        who = _people(split)
+        return [
+            {"participant_id": image.participant, "image": image.name, "reason": why}
+            for image, why in self.missing
+            if image.participant in who
+        ]
+
+    def _contrast(self, image: ImageRecord) -> str:
+        """Suffix, after the acquisition where there are several of one suffix."""
+        found = {i.entities.get("acquisition") for i, _ in self.pairs if i.suffix == image.suffix}
+        own = image.entities.get("acquisition")
+        return f"acq-{own}_{image.suffix}" if own and len(found) > 1 else image.suffix
+
+
+def _judges(split: TrainingSet) -> tuple[str, tuple[tuple[ImageRecord, Path], ...]]:
+    """Whom models are compared on: those to test on, or else those who chose the weights."""
+    return ("test", split.test) if split.test else ("validate", split.validate)
+
+
+def _people(split: TrainingSet) -> set[str]:
+    return {image.participant for image, _ in _judges(split)[1]}

@@ -1,0 +1,212 @@
+"""The level ``learn`` with ``--compare``: train several modes several times, and compare them."""
+
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from l2s_pydra import __version__
+from l2s_pydra.steps.compare import (
+    ComparedRun,
+    answers,
+    baseline_of,
+    dice_lines,
+    read_left_out,
+    report_comparison,
+    write_tables,
+)
+
+from . import engine
+from .compared import Plan, Run, plan, workflow_of
+from .crew import Crew
+from .engine import Outcome
+from .learning import checkpoint_dir, remove_others, stage_model
+from .model_files import ModelFiles
+from .session import Failure, Session
+
+__all__ = ["compare"]
+
+_log = logging.getLogger(__name__)
+
+
+def compare(session: Session) -> tuple[bool, list[Failure]]:
+    """Train every mode with every seed on every fold, assess all models, publish what they say.
+
+    A run that fails stops no other.
+
+    Parameters
+    ----------
+    session : Session
+        The run of the application.
+
+    Returns
+    -------
+    compared : bool
+        Whether there is something to look at.
+    failures : list of Failure
+        What could not be done.
+
+    Raises
+    ------
+    DatasetError
+        If the training set, or what to compare on, is not as asked for.
+    """
+    planned = plan(session)
+    _run(session, planned.runs)
+    results = [_result(session, run) for run in planned.runs]
+    models = [result.model for result in results if result.model is not None]
+    compared = [result.compared for result in results]
+    there = any(run.table for run in compared)
+    if there:
+        _stage_comparison(session, planned, compared)
+    if models:
+        session.describe(_to_cite(models))
+    failures = [result.failure for result in results if result.failure is not None]
+    failures += _fail_images(session, compared)
+    session.stage_record(session.record())
+    _publish(session)
+    for result in results:
+        if result.model is not None:
+            shutil.rmtree(checkpoint_dir(session, result.run.learn), ignore_errors=True)
+    return there, failures
+
+
+def _run(session: Session, runs: Sequence[Run]) -> None:
+    """Do what is not in the cache, and say after each training how far it is."""
+    todo = [run for run in runs if not _is_done(session, run)]
+    if len(todo) < len(runs):
+        _log.info("%d of %d run(s) were done before", len(runs) - len(todo), len(runs))
+    if not todo:
+        return
+    new = [run for run in todo if not engine.is_done(run.learn, session.cache)]
+    names = {run.learn._checksum: run.compared.name for run in new}
+    crew = Crew.of(session, len(todo))
+    if new:
+        at_once = min(crew.n_procs, len(new))
+        _log.info("training %d model(s), %d at a time", len(new), at_once)
+    done: list[str] = []
+
+    def notify(task: Any, seconds: float, error: Exception | None) -> None:
+        name = names.get(task._checksum)
+        if name is not None:
+            done.append(name)
+            verb = "failed" if error else "trained"
+            count = f"{len(done)} of {len(names)}"
+            _log.info("%s: %s in %.0f s (%s)", name, verb, seconds, count)
+
+    resources = [crew.resources(checkpoint_dir(session, run.learn)) for run in todo]
+    parts = [part for run in todo for part in _parts(session, run)]
+    worker = crew.worker(session, notify)
+    engine.run(workflow_of(todo, resources), parts, session.cache, worker)
+
+
+def _is_done(session: Session, run: Run) -> bool:
+    learned = engine.outcome_of([run.learn], session.cache).outputs
+    return learned is not None and engine.is_done(run.assess(learned), session.cache)
+
+
+def _parts(session: Session, run: Run) -> list[Any]:
+    """Tasks and workflows of a run, as far as their inputs are known."""
+    learned = engine.outcome_of([run.learn], session.cache).outputs
+    return [run.learn, run.both, *([run.assess(learned)] if learned is not None else [])]
+
+
+@attrs.frozen(kw_only=True)
+class _Result:
+    """What came of a run."""
+
+    run: Run
+    compared: ComparedRun
+    model: ModelFiles | None = None
+    failure: Failure | None = None
+
+
+def _result(session: Session, run: Run) -> _Result:
+    """Stage the model of a run, if there is one, or say why there is none."""
+    learned = engine.outcome_of([run.learn, run.both], session.cache)
+    if learned.outputs is None:
+        return _failed(session, run, learned, run.compared)
+    folder = Path(learned.outputs.model)
+    compared, model = attrs.evolve(run.compared, model=folder), stage_model(session, folder)
+    assessed = engine.outcome_of([run.assess(learned.outputs), run.both], session.cache)
+    if assessed.outputs is None:
+        return attrs.evolve(_failed(session, run, assessed, compared), model=model)
+    left_out = [*compared.left_out, *read_left_out(Path(assessed.outputs.failures))]
+    for image in left_out:
+        image["reason"] = session.without_folders(image["reason"])
+    table = Path(assessed.outputs.table)
+    compared = attrs.evolve(compared, table=table, left_out=left_out)
+    return _Result(run=run, compared=compared, model=model)
+
+
+def _failed(session: Session, run: Run, outcome: Outcome, compared: ComparedRun) -> _Result:
+    name = compared.name.replace(", ", "-").replace(" ", "")
+    failure = session.fail(Failure(name=name, file=compared.name, outcome=outcome))
+    return _Result(run=run, compared=attrs.evolve(compared, reason=failure.reason), failure=failure)
+
+
+def _fail_images(session: Session, runs: Iterable[ComparedRun]) -> list[Failure]:
+    """Say once of each image that could not be assessed why not."""
+    images = {image["image"]: image for run in runs for image in run.left_out}
+    return [
+        session.fail(
+            Failure(
+                name=name,
+                file=name,
+                participant=image["participant_id"],
+                outcome=Outcome(traceback=f"{image['reason']}\n"),
+            )
+        )
+        for name, image in images.items()
+    ]
+
+
+def _to_cite(models: Sequence[ModelFiles]) -> ModelFiles:
+    """Choose the model whose methods text cites most."""
+    learned = (model for model in models if model.name.startswith("learn2synth"))
+    return next(learned, models[0])
+
+
+def _stage_comparison(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> None:
+    """Stage tables and page, and say what they say."""
+    options = session.options
+    training = options.config.training
+    folder = session.path("comparison")
+    summary = write_tables(runs, folder, baseline=baseline_of(options.compare))
+    sentences = answers(summary)
+    facts = {
+        "baseline": baseline_of(options.compare),
+        "role": planned.role,
+        "modality": list(options.suffixes),
+        "contrasts": planned.contrasts,
+        "modes": list(options.compare),
+        "seeds": list(dict.fromkeys(run.seed for run in runs)),
+        "folds": options.folds,
+        "steps": training.steps,
+        "max_minutes": training.max_minutes,
+        "answers": sentences,
+        "version": __version__,
+    }
+    report_comparison(folder, facts)
+    if planned.role == "validate":
+        _log.warning(
+            "there are no test participants; the comparison is on those who chose the weights, "
+            "which is too good for all modes"
+        )
+    for line in (*dice_lines(summary), *sentences):
+        _log.info("%s", line)
+
+
+def _publish(session: Session) -> None:
+    """Publish what is staged, without what another comparison left in its folder."""
+    staged = session.path("comparison")
+    published = session.options.output_dir / staged.relative_to(session.stage)
+    session.publish()
+    if staged.is_dir():
+        remove_others(published / "figures", staged / "figures")
+        for name in ("failures.tsv", "failures.json"):
+            if not (staged / name).is_file():
+                (published / name).unlink(missing_ok=True)
