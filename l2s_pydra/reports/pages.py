@@ -13,7 +13,7 @@ from .filters import FILTERS
 from .inputs import Failure, Figure, ImageSummary, Link, ModelReference, ModelSummary, Sheet
 from .statistics import THRESHOLD, ImageValue, distributions, matrix, unusual_values
 
-__all__ = ["group_page", "model_page", "participant_page", "preview_page"]
+__all__ = ["group_page", "model_page", "participant_page", "preview_page", "write_page"]
 
 
 _MODES = {
@@ -72,7 +72,7 @@ def participant_page(
     """
     models = {image["model"]["name"]: image["model"] for image in images}
     values = {"participant": participant, "images": images, "models": list(models.values())}
-    return _write(out_path, "participant.html", {**values, **_shared(run, failures, links)})
+    return write_page(out_path, "participant.html", {**values, **_shared(run, failures, links)})
 
 
 def group_page(
@@ -132,7 +132,7 @@ def group_page(
         "pages": pages or {who: f"{who}.html" for who in names.values()},
         "models": models,
     }
-    return _write(out_path, "group.html", {**values, **_shared(run or {}, failures, links)})
+    return write_page(out_path, "group.html", {**values, **_shared(run or {}, failures, links)})
 
 
 def model_page(
@@ -182,7 +182,7 @@ def model_page(
         "samples": samples,
         "files": files,
     }
-    return _write(out_path, "model.html", {**values, **_shared(run or {}, (), ())})
+    return write_page(out_path, "model.html", {**values, **_shared(run or {}, (), ())})
 
 
 def preview_page(
@@ -227,7 +227,7 @@ def preview_page(
         "settings": settings,
         "facts": facts,
     }
-    return _write(out_path, "preview.html", {**values, **_shared({}, (), ())})
+    return write_page(out_path, "preview.html", {**values, **_shared({}, (), ())})
 
 
 def _shared(
@@ -258,7 +258,23 @@ def _theta_table(theta: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def _write(path: str | Path, template: str, values: Mapping[str, Any]) -> Path:
+def write_page(path: str | Path, template: str, values: Mapping[str, Any]) -> Path:
+    """Fill a template.
+
+    Parameters
+    ----------
+    path : str or Path
+        Page to write; its folder is made.
+    template : str
+        Name of a file in ``templates``.
+    values : mapping
+        What it is filled with; ``version`` is added.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
     from jinja2 import Environment, PackageLoader, Undefined, select_autoescape
 
     class Optional(Undefined):
@@ -276,5 +292,8 @@ def _write(path: str | Path, template: str, values: Mapping[str, Any]) -> Path:
     environment.filters.update(FILTERS)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template(template).render(values) + "\n", encoding="utf-8")
+    path.write_text(
+        environment.get_template(template).render({"version": __version__, **values}) + "\n",
+        encoding="utf-8",
+    )
     return path
