@@ -189,8 +189,10 @@ def test_every_augmentation_is_explained():
 
 @pytest.mark.parametrize("page", named(PAGES))
 def test_python_is_python(page):
-    for code, _ in python_blocks(page):
-        compile(code, str(page), "exec")
+    blocks = python_blocks(page)
+    assert len(blocks) == page.read_text(encoding="utf-8").count("\n```python\n")
+    for code, _ in blocks:
+        assert compile(code, str(page), "exec"), code
 
 
 def run(code, folder):

@@ -37,7 +37,7 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
+        """Leave elements that end themselves, as in drawings, out of account."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

@@ -98,8 +98,10 @@ def test_processes_end_with_the_one_that_started_them(inputs, config, tmp_path):
     )
     _wait(lambda: len(_named(tmp_path / "run")) >= 3)
     process.terminate()
-    process.wait(60)
+    # Its handler has run: it ended itself, and was not killed.
+    assert process.wait(60) == 3
     _wait(lambda: not _named(tmp_path / "run"))
+    assert _named(tmp_path / "run") == []
 
 
 def _wait(done, seconds=60):

@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy(option):
         (["{data}", "{tmp}/out", "subject"], 17, "unknown level 'subject'"),
         (["{data}", "{data}", "participant"], 64, "derivatives"),
         (["{data}", "{tmp}/out", "participant", "-w", "{data}/work"], 64, "--work-dir"),
-        (["{data}", "{tmp}/work/out", "participant", "-w", "{tmp}/work"], 64, "--work-dir"),
+        (["{data}", "{tmp}/scratch/out", "participant", "-w", "{tmp}/scratch"], 64, "--work-dir"),
         (["{data}", "{tmp}/out", "learn"], 64, "--real-labels"),
         (["{data}", "{tmp}/out", "learn", "--real-labels", "/nowhere"], 64, "no such folder"),
         (["{data}", "{tmp}/out", "participant", "--what"], 64, "--what"),

@@ -8,8 +8,11 @@ from l2s_pydra.workflows import validation
 from l2s_pydra.workflows.validation import InvalidBidsError, validate
 
 
-def test_a_valid_data_set_passes(phantom):
-    validate(phantom)
+def test_a_valid_data_set_passes(phantom, caplog):
+    with caplog.at_level("INFO"):
+        validate(phantom)
+    assert f"validating {phantom}" in caplog.text
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 def test_an_error_names_the_file_and_the_way_out(data):
