@@ -36,6 +36,7 @@ from torch import Tensor
 __all__ = [
     "HELD",
     "MOST_ENTRIES",
+    "PARTLY",
     "PUSHED",
     "THRESHOLD",
     "gradient_correlation",
@@ -47,6 +48,8 @@ MOST_ENTRIES = 200
 """Entries of theta up to which a trace is kept; networks have more."""
 THRESHOLD = 0.7
 """Correlation of gradients from which two parameters are told to trade off."""
+PARTLY = 0.5
+"""Correlation from which they are told to do so in part: 1.7 times the standard error."""
 PUSHED = 4.0
 """Standard errors from zero of a mean gradient that pushes a value."""
 HELD = 4.0
@@ -139,9 +142,9 @@ def identifiability(
         ``least_correlation``, ``pushed`` and ``held``; ``values``, one a described value, with
         ``name``, ``value``, ``wander`` (standard deviation over the last half of the log),
         ``moving`` (whether it still went somewhere), ``push`` and ``hold`` (statistics),
-        ``partners`` (name and correlation), ``of`` (the parameters that it follows from, if it is
-        no parameter itself) and ``verdict``: ``determined``, ``together``, ``unmoved`` or
-        ``unknown``; ``correlation`` with ``names`` and ``matrix``; ``groups`` of names that trade
+        ``partners`` (name and correlation, from :data:`PARTLY` on), ``of`` (the parameters that it follows from, if it is
+        no parameter itself) and ``verdict``: ``determined``, ``partly`` (trades off in part),
+        ``together``, ``unmoved`` or ``unknown``; ``correlation`` with ``names`` and ``matrix``; ``groups`` of names that trade
         off; ``spectrum`` with ``eigenvalues``, ``directions``, ``determined``, ``condition`` and
         ``flat``, the undetermined directions with their largest ``members``. Without a trace
         ``blocks`` is 0, and there is no correlation and no spectrum.
@@ -162,8 +165,9 @@ def identifiability(
     matrix, effective = gradient_correlation(late)
     pairs = max(1, len(matrix) * (len(matrix) - 1) // 2)
     beyond = norm.isf(_PAIR_LEVEL / (2 * pairs)) * math.sqrt(1.5 / max(effective - 3, 1))
-    least = max(THRESHOLD, math.tanh(beyond))
-    linked = (np.abs(matrix) >= least) & ~np.eye(len(matrix), dtype=bool) & enough
+    chance = math.tanh(beyond)
+    strength = np.abs(matrix) * ~np.eye(len(matrix), dtype=bool) * enough
+    least, part = max(THRESHOLD, chance), max(PARTLY, chance)
     statistics = _statistics(gradient, axes.places(places))
     values = []
     for name, value in described.items():
@@ -171,7 +175,7 @@ def identifiability(
         if name in axes.names:
             i = axes.names.index(name)
             row |= {"push": float(statistics[0][i]), "hold": float(statistics[1][i])}
-            order = sorted(np.flatnonzero(linked[i]), key=lambda j, i=i: -abs(matrix[i, j]))  # type: ignore[misc]
+            order = [j for j in np.argsort(-strength[i], kind="stable") if strength[i, j] >= part]
             row["partners"] = [
                 {"name": axes.names[j], "correlation": float(matrix[i, j])} for j in order
             ]
@@ -180,13 +184,13 @@ def identifiability(
         values.append(row)
     if enough:
         moved = {row["name"] for row in values if _moved(row)}
-        values = [{**row, "verdict": _verdict(row, moved)} for row in values]
+        values = [{**row, "verdict": _verdict(row, moved, least)} for row in values]
     return {
         **facts,
         "least_correlation": least,
         "values": values,
         "correlation": {"names": axes.names, "matrix": np.round(matrix, 4).tolist()},
-        "groups": [[axes.names[i] for i in group] for group in _components(linked)],
+        "groups": [[axes.names[i] for i in group] for group in _components(strength >= least)],
         "spectrum": _spectrum(matrix, axes.names, effective) if enough else None,
     }
 
@@ -337,14 +341,16 @@ def _moved(row: Mapping[str, Any]) -> bool:
     return row["push"] is not None and (abs(row["push"]) >= PUSHED or row["hold"] >= HELD)
 
 
-def _verdict(row: Mapping[str, Any], moved: Container[str]) -> str:
+def _verdict(row: Mapping[str, Any], moved: Container[str], least: float) -> str:
     if row["push"] is None:
         return "unknown"
+    close = [p["name"] for p in row["partners"] if abs(p["correlation"]) >= least]
     # Of what trades off, the data may have moved any one.
-    partners = [partner["name"] for partner in row["partners"]]
-    if not any(name in moved for name in (row["name"], *partners)):
+    if not any(name in moved for name in (row["name"], *close)):
         return "unmoved"
-    return "together" if partners else "determined"
+    if close:
+        return "together"
+    return "partly" if row["partners"] else "determined"
 
 
 def _wander(

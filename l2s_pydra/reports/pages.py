@@ -141,6 +141,8 @@ def model_page(
     *,
     curves: Figure | None = None,
     theta_figures: Sequence[Figure] = (),
+    determined: Mapping[str, Any] | None = None,
+    correlations: Figure | None = None,
     priors: Figure | None = None,
     samples: Sequence[Figure] = (),
     files: Sequence[Link] = (),
@@ -158,6 +160,11 @@ def model_page(
         Losses and validation over the steps.
     theta_figures : sequence of Figure
         Learned values over the steps, and beside their start.
+    determined : mapping, optional
+        Which learned values the data determine
+        (:func:`~l2s_pydra.reports.verdicts.learned_verdicts`).
+    correlations : Figure, optional
+        Correlations of the gradients of the learned values.
     priors : Figure, optional
         Intensities of the groups in the real scans.
     samples : sequence of Figure
@@ -178,6 +185,8 @@ def model_page(
         "curves": curves,
         "theta": _theta_table(model["theta"]),
         "theta_figures": theta_figures,
+        "determined": determined,
+        "correlations": correlations,
         "priors": priors,
         "samples": samples,
         "files": files,

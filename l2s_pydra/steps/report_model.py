@@ -18,6 +18,7 @@ from ..reports.inputs import Figure, ModelSummary, Role, SettingBlock
 from ..reports.intervals import prior_intervals
 from ..reports.pages import model_page
 from ..reports.tables import read_rows
+from ..reports.verdicts import correlation_map, learned_verdicts
 
 __all__ = ["report_model"]
 
@@ -28,6 +29,7 @@ _MODEL_FILES = {
     "training.tsv": "log of the training",
     "splits.tsv": "who learned and who validated",
     "theta.json": "what the augmentation learned",
+    "identifiability.json": "which of it the data determine",
     "estimator.json": "how its gradient was computed, and why so",
     "generator.json": "the generator in plain values, for other software",
     "priors.json": "intensities of the groups, for synthesis.priors of a later run",
@@ -126,11 +128,14 @@ def report_model(model_dir: Path, out_file: Path) -> Path:
         model = _model_summary(folder, config, scheme, mode, theta)
         figures = _Figures(folder, out_file)
         learned = mode.startswith("learn2synth")
+        facts = _identifiability(folder) if learned else None
         return model_page(
             model,
             out_file,
             curves=figures.training(),
             theta_figures=figures.theta(theta) if learned else (),
+            determined=learned_verdicts(facts) if facts else None,
+            correlations=figures.correlations(facts) if facts else None,
             priors=figures.priors(),
             samples=figures.samples(scheme, _SAMPLES.get(mode, {}) | _REAL_SAMPLES),
             files=[
@@ -196,6 +201,20 @@ class _Figures:
             )
         return figures
 
+    def correlations(self, facts: Mapping[str, Any]) -> Figure | None:
+        """Correlations of the gradients of the learned values, if there are several."""
+        path = correlation_map(facts, self.places / "correlations.png")
+        if path is None:
+            return None
+        return {
+            "href": self.link(path),
+            "alt": "Correlations between the gradients of the learned values; those that are called "
+            "together are named in the table.",
+            "caption": "Correlation of the changes of two values' gradients from step to step: near 1 "
+            "or \N{MINUS SIGN}1 only a combination of the two is determined. Values that are called "
+            "together are framed.",
+        }
+
     def priors(self) -> Figure | None:
         """Intensities of the groups in the real scans, if they were measured."""
         table = self.folder / "priors.tsv"
@@ -252,6 +271,12 @@ def _theta(folder: Path, mode: str) -> dict[str, dict[str, float]]:
         kind: {k: v for k, v in (values.get(kind) or {}).items() if v is not None}
         for kind in ("start", "average", "final")
     }
+
+
+def _identifiability(folder: Path) -> dict[str, Any] | None:
+    """Read what was found out on the learned values; None for a model of an older version."""
+    path = folder / "identifiability.json"
+    return _read_json(path) if path.is_file() else None
 
 
 def _model_summary(
