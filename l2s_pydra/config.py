@@ -234,6 +234,9 @@ class TrainingConfig:
     checkpoint_activations: bool = False
     """Keep fewer activations and compute them again in the backward passes: less memory, more
     time."""
+    fit_memory: bool = True
+    """Where a step does not fit into the free memory, compute activations again, pass micro-batches,
+    and then crop, as far as these settings are not given."""
     compile: bool = False
     """Compile the segmenter (``torch.compile``) where passes are first-order."""
     loss: str = attrs.field(
@@ -301,6 +304,9 @@ class TrainingConfig:
     remap_share: float = attrs.field(default=0.5, validator=_share)
     """Share of real training images whose intensities are remapped at random, in the
     ``mixed-randomised`` and ``learn2synth-mixed`` modes."""
+    learned_remap_share: float = attrs.field(default=0.0, validator=_share)
+    """Share of learned draws whose intensities are remapped at random, so that what is learned of
+    one contrast serves others; theta does not move at these."""
     outer_remap_share: float = attrs.field(default=0.0, validator=_share)
     """Share of the real images of the outer loss whose intensities are remapped at random."""
     finetune_share: float = attrs.field(

@@ -15,11 +15,11 @@ from ..synthesis import Sample, SynthesisDraw, Synthesizer, intensity
 from ..targets import mirror_target
 from .processes import Processes
 
-__all__ = ["Ahead", "Batches", "RealScan", "TrainingData"]
+__all__ = ["Ahead", "Batches", "RealScan", "TrainingData", "random_contrast"]
 
 _T = TypeVar("_T")
 
-_STREAMS = {"synthetic": 1, "choice": 2, "real": 3, "kind": 4}
+_STREAMS = {"synthetic": 1, "choice": 2, "real": 3, "kind": 4, "remap": 5}
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -130,7 +130,7 @@ class Batches:
         realise = self._augmented if augmented else self._mirrored
         pairs = [realise(*choice) for choice in chosen]
         images = [
-            _random_contrast(image, seed) if chances[-1] < remapped else image
+            random_contrast(image, seed) if chances[-1] < remapped else image
             for (image, _), (_, seed, chances) in zip(pairs, chosen, strict=True)
         ]
         targets = [target for _, target in pairs]
@@ -160,8 +160,23 @@ class Batches:
         return image, target
 
 
-def _random_contrast(image: Tensor, seed: int) -> Tensor:
-    """Remap intensities through 3 to 7 random inner knots; black stays black, (*S,)."""
+def random_contrast(image: Tensor, seed: int) -> Tensor:
+    """Remap the intensities of an image at random.
+
+    The map is piecewise linear through 3 to 7 random inner knots, and need not be monotone; black
+    stays black.
+
+    Parameters
+    ----------
+    image : (*S,) tensor
+        In about [0, 1].
+    seed : int
+        Decides the map.
+
+    Returns
+    -------
+    (*S,) tensor, normalised
+    """
     rng = np.random.default_rng([seed, 99])
     inner = np.sort(rng.random(int(rng.integers(3, 8))))
     knots = np.concatenate([[0.0], inner, [1.0]])

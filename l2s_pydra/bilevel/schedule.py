@@ -73,11 +73,17 @@ class Kinds:
             return False
         return self.chance(step, "choice") >= self.config.wide_share
 
+    def remapped(self, step: int) -> bool:
+        """Whether a learned draw gets a random contrast."""
+        share = self.config.learned_remap_share if self.config.mode in _LEARNING else 0.0
+        return self.chance(step, "remap") < share
+
     def moves_theta(self, step: int) -> bool:
         """Whether a learned draw comes with a hypergradient."""
         t = self.config
         return (
             t.mode in _LEARNING
+            and not self.remapped(step)
             and step >= t.theta_warmup_steps
             and step % t.hypergradient_every == 0
         )

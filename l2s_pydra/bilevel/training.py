@@ -1,6 +1,5 @@
 """The one training loop, for Learn2Synth and its baselines."""
 
-import copy
 import logging
 import math
 import time
@@ -8,28 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import LearnConfig
 from ..errors import TrainingError
-from ..segmentation import Segmenter, build_loss, dice_scores, predict_posteriors
+from ..segmentation import Segmenter, build_loss
 from ..synthesis import Sample
-from ..targets import as_classes
 from . import hypergradient as hg
 from . import updates
-from .batches import Ahead, Batches, RealScan, TrainingData
-from .building import build_rule, start_augmentation
+from .batches import Ahead, Batches, RealScan, TrainingData, random_contrast
+from .building import build_rule, split_loss, start_augmentation
 from .checkpoints import Checkpoints
-from .identifiability import record
 from .identity import identity
 from .passes import Loss, Predict
 from .processes import Processes, check_shares
+from .relief import Recovery, Relief, lighter, too_little
 from .schedule import FINETUNED, REMAPPED, Kinds, Schedule
 from .state import TrainingState, copied
+from .theta import move_theta
 from .trials import Trials
+from .validation import halfway, scores_of
 
 __all__ = ["RealScan", "Trainer", "TrainingData"]
 
@@ -62,6 +62,8 @@ class Trainer:
         How many checkpoints are kept.
     processes : Processes, optional
         The processes that share the batches; see :func:`~l2s_pydra.bilevel.processes.joined`.
+    changes : sequence of mappings
+        What was changed in the settings so that the run fits into memory; kept with its state.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class Trainer:
         checkpoint_every: int | None = None,
         keep_checkpoints: int = 2,
         processes: Processes | None = None,
+        changes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config, self.data = config, data
         self.training = config.training
@@ -134,26 +137,18 @@ class Trainer:
             neutral=self.kinds.replaces,
             processes=self.processes,
         )
-        self.state = self._start()
+        self.state = self._resumed() or TrainingState.first(
+            self.identity, self.segmenter, self.augmentation, (self.rule, self.theta_rule)
+        )
+        self.state.memory += [dict(change) for change in changes[len(self.state.memory) :]]
+        self.relief = Relief(
+            recovery=Recovery(segmenter=self.segmenter, augmentation=self.augmentation),
+            ease=self._ease,
+            device=self.device,
+        )
         self._samples = Ahead(self._sample, 0)
 
     # ------------------------------------------------------------------ set-up
-
-    def _start(self) -> TrainingState:
-        state = self._resumed()
-        if state is not None:
-            return state
-        phi, theta = self.segmenter.state_dict(), self.augmentation.state_dict()
-        return TrainingState(
-            identity=self.identity,
-            phi=copied(phi),
-            phi_average=copied(phi),
-            phi_best=copied(phi),
-            phi_moments=self.rule.init(list(self.segmenter.parameters())),
-            theta=copied(theta),
-            theta_average=copied(theta),
-            theta_moments=self.theta_rule.init(list(self.augmentation.parameters())),
-        )
 
     def _resumed(self) -> TrainingState | None:
         """Return the state of the last checkpoint, and set the networks to it; None without one."""
@@ -173,6 +168,8 @@ class Trainer:
         self.averaged.load_state_dict(state.phi_average)
         self.augmentation.load_state_dict(state.theta)
         state.lay_out(list(self.segmenter.parameters()))
+        if state.memory:
+            self._spare(state.memory[-1])
         logger.info("resuming at step %d from %s", state.step, self.checkpoint)
         return state
 
@@ -195,7 +192,8 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If too many steps in a row had a loss or a gradient that was not finite.
+            If too many steps in a row had a loss or a gradient that was not finite, or memory ran
+            out although it is spared.
         """
         state = self.state
         clock = time.monotonic() - state.seconds
@@ -214,8 +212,8 @@ class Trainer:
         t, state = self.training, self.state
         every = max(1, min(t.validate_every, t.steps // 400))
         while not self._ended():
-            values = self._step(state.step)
-            self._stop_if_lost()
+            values = self.relief(lambda: self._step(state.step), state)
+            state.stop_if_lost(t, self.checkpoint)
             state.recent.append({k: v for k, v in values.items() if math.isfinite(v)})
             state.step += 1
             state.seconds = time.monotonic() - clock
@@ -235,7 +233,7 @@ class Trainer:
                 row["validation_dice"] = self._validate()
                 saves = saves or self._ended()
             if validates or state.step % every == 0:
-                self._log(row)
+                state.log(row, self.augmentation.describe())
             if progress is not None:
                 progress(
                     {
@@ -247,16 +245,6 @@ class Trainer:
                 )
             if saves:
                 self.save()
-
-    def _log(self, row: Mapping[str, float]) -> None:
-        """Add a row to the log, with the means since the last one."""
-        state = self.state
-        keys = {key: None for values in state.recent for key in values}
-        means = {k: float(np.mean([v[k] for v in state.recent if k in v])) for k in keys}
-        theta = {f"theta/{k}": v for k, v in self.augmentation.describe().items()}
-        known = {key: value for key, value in row.items() if math.isfinite(value)}
-        state.history.append({**known, **means, **theta})
-        state.recent.clear()
 
     def _ended(self) -> bool:
         """Whether the budget is used up, or nothing gets better any more."""
@@ -273,21 +261,24 @@ class Trainer:
         if self.checkpoints is not None and self.processes.first:
             self.checkpoints.save(state)
 
-    def _stop_if_lost(self) -> None:
-        """Give up where nothing but skipping is left."""
-        state, most = self.state, self.training.stop_after_skipped
-        streak = max(state.skipped_in_a_row, state.theta_skipped_in_a_row)
-        last = state.step + 1 == self.training.steps
-        if streak < most and not (last and 2 * state.skipped > self.training.steps):
-            return
-        what = "loss" if state.skipped_in_a_row == streak else "hypergradient"
-        kept = "no checkpoint was written yet"
-        if self.checkpoint is not None and self.checkpoint.exists():
-            kept = f"{self.checkpoint} holds the last checkpoint before"
-        raise TrainingError(
-            f"the {what} was not finite {streak} times in a row, up to step {state.step + 1}; lower "
-            f"training.learning_rate, set training.gradient_clip or train in fp32 ({kept})"
-        )
+    def _spare(self, change: Mapping[str, Any]) -> None:
+        """Take less memory from now on."""
+        names = ("checkpoint_activations", "micro_batch_size")
+        spared = {f"training__{k}": change[k] for k in names if change.get(k)}
+        self.config = self.config.evolve(**spared)
+        self.training = self.config.training
+        self.segmenter.unet.checkpointing = self.training.checkpoint_activations
+        self.trials = attrs.evolve(self.trials, config=self.training)
+
+    def _ease(self, reason: str) -> None:
+        """Take less memory after a step that ran out of it, but only once, and alone."""
+        step = self.state.step + 1
+        if self.relief.eased or self.processes.size > 1:
+            raise too_little(step, reason)
+        change = lighter(self.training, step, reason)
+        self._spare(change)
+        self.state.memory.append(change)
+        logger.warning("%s", change["why"])
 
     def _step(self, step: int) -> dict[str, float]:
         t = self.training
@@ -307,11 +298,19 @@ class Trainer:
                 values = self._hypergradient(step, sample, lr)
             else:
                 with torch.no_grad():
-                    x = self.augmentation(sample) if learned else sample.image
+                    x = self._learned(sample, step) if learned else sample.image
                 values = self._plain(x, sample.target, lr)
             values["synthesis_seconds"] = waited
         self._average_phi(step)
         return {**values, "learning_rate": lr}
+
+    def _learned(self, sample: Sample, step: int) -> Tensor:
+        """Draw from A_theta, with a random contrast if the step is one of these."""
+        images: Tensor = self.augmentation(sample)
+        if not self.kinds.remapped(step):
+            return images
+        pairs = zip(images, sample.seeds, strict=True)
+        return torch.stack([random_contrast(image[0], seed)[None] for image, seed in pairs])
 
     def _is_real(self, step: int) -> bool:
         return self.kinds.real(step, tuning=self._tunes(step))
@@ -382,7 +381,9 @@ class Trainer:
         self._count_skipped(result.skipped)
         norm = math.nan
         if not result.skipped:
-            norm = self._update_theta(theta, result.theta_gradient)
+            norm = move_theta(
+                self.augmentation, result.theta_gradient, self.state, self.theta_rule, t
+            )
         return {
             "synthetic_loss": float(result.synthetic_loss),
             "real_loss": float(result.real_loss),
@@ -405,32 +406,6 @@ class Trainer:
             logger.warning("step %d skipped: its loss or gradient is not finite", state.step + 1)
 
     @torch.no_grad()
-    def _update_theta(self, theta: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> float:
-        """Move theta; return the norm of its gradient."""
-        t, state = self.training, self.state
-        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradient))
-        finite = math.isfinite(norm)
-        state.theta_skipped += not finite
-        state.theta_skipped_in_a_row = 0 if finite else state.theta_skipped_in_a_row + 1
-        if not finite:
-            logger.warning("theta stays at step %d: its gradient is not finite", state.step + 1)
-            return norm
-        state.theta_trace = record(state.theta_trace, gradient, theta)
-        if t.theta_gradient_clip is not None and norm > t.theta_gradient_clip:
-            gradient = [g * (t.theta_gradient_clip / norm) for g in gradient]
-        new, state.theta_moments = self.theta_rule.update(
-            gradient, state.theta_moments, theta, learning_rate=t.theta_learning_rate
-        )
-        share = _trusted(theta, new, t.theta_trust)
-        for parameter, value in zip(theta, new, strict=True):
-            parameter.copy_(value if share == 1 else parameter.lerp(value, share))
-        state.theta_steps += 1
-        decay = min(t.theta_average, state.theta_steps / (state.theta_steps + 1))
-        for key, value in self.augmentation.state_dict().items():
-            state.theta_average[key].lerp_(value, 1 - decay)
-        return norm
-
-    @torch.no_grad()
     def _average_phi(self, step: int) -> None:
         decay = min(self.training.phi_average, (1 + step) / (10 + step))
         average: list[Tensor] = list(self.averaged.parameters())
@@ -445,17 +420,7 @@ class Trainer:
         return self.loss(logits.float(), y)
 
     def _losses(self, x: Tensor, y: Tensor) -> list[Loss]:
-        """Losses of micro-batches, whose sum is the mean loss of the batch."""
-        size = min(self.training.micro_batch_size or len(x), len(x))
-        pieces = [slice(start, start + size) for start in range(0, len(x), size)]
-        if len(pieces) == 1:
-            return [lambda predict: self._loss(predict, x, y)]
-        return [
-            lambda predict, part=part: (  # type: ignore[misc]
-                self._loss(predict, x[part], y[part]) * (len(x[part]) / len(x))
-            )
-            for part in pieces
-        ]
+        return split_loss(self._loss, x, y, self.training.micro_batch_size)
 
     # ------------------------------------------------------------------ validation
 
@@ -467,28 +432,14 @@ class Trainer:
         """Return the segmenter that is validated and perhaps kept."""
         if self.training.mode != "finetuned-averaged" or not self.state.phi_tuned:
             return self.averaged
-        middle = copy.deepcopy(self.averaged)
-        with torch.no_grad():
-            for name, value in middle.state_dict().items():
-                value.lerp_(self.state.phi_tuned[name], 0.5)
-        return middle
+        return halfway(self.averaged, self.state.phi_tuned)
 
     def score(self, segmenter: Segmenter) -> Any:
         """Dice of each validation scan and class on the working grid: (N, K - 1) array."""
-        scores = []
-        for scan in self.processes.share(self.data.validate):
-            posteriors = predict_posteriors(
-                segmenter, scan.image, device=self.device, precision=self.training.precision
-            )
-            scores.append(
-                dice_scores(posteriors.argmax(0), as_classes(scan.target), self.n_classes).numpy()
-            )
-        return np.array(self.processes.merged(scores))
-
-
-def _trusted(old: Sequence[Tensor], new: Sequence[Tensor], most: float | None) -> float:
-    """Share of the step that keeps the change of every entry within ``most``."""
-    if most is None:
-        return 1.0
-    longest = max(float((b - a).abs().max()) for a, b in zip(old, new, strict=True))
-    return 1.0 if longest <= most else most / longest
+        return scores_of(
+            segmenter,
+            self.data.validate,
+            device=self.device,
+            precision=self.training.precision,
+            processes=self.processes,
+        )

@@ -32,7 +32,7 @@ def test_random_contrast_is_a_map_of_intensities(config, data_of, same):
 
 
 def remapped_levels(image):
-    return len(batches_module._random_contrast(image, 5).unique())
+    return len(batches_module.random_contrast(image, 5).unique())
 
 
 def test_share_of_wide_draws(config, data_of):
@@ -44,6 +44,24 @@ def test_share_of_wide_draws(config, data_of):
     # An augmentation of finished images has no wide draws.
     noise = Trainer(settings.evolve(augmentation__name="noise"), data_of(), n_classes=N_CLASSES)
     assert all(noise.kinds.learned(step) for step in range(100))
+
+
+def test_learned_draws_with_a_random_contrast_leave_theta_alone(config, data_of, recorded):
+    settings = config(training__learned_remap_share=0.5, training__steps=30)
+    trainer = Trainer(settings, data_of(), n_classes=N_CLASSES)
+    remapped = [step for step in range(30) if trainer.kinds.remapped(step)]
+    assert 5 < len(remapped) < 25
+    warmup = settings.training.theta_warmup_steps
+    assert recorded(settings).moved() == [s for s in range(warmup, 30) if s not in remapped]
+    plain = Trainer(config(training__mode="synthseg"), data_of(), n_classes=N_CLASSES)
+    assert not any(plain.kinds.remapped(step) for step in range(30))
+
+    sample = trainer.batches.sample(remapped[0], appearance=False)
+    with torch.no_grad():
+        before, after = trainer.augmentation(sample), trainer._learned(sample, remapped[0])
+    for image, other, seed in zip(before, after, sample.seeds, strict=True):
+        assert torch.equal(other[0], batches_module.random_contrast(image[0], seed))
+        assert not torch.allclose(image, other, atol=0.05)
 
 
 @pytest.mark.parametrize(("share", "chosen"), [(0.0, {2, 3}), (1.0, {0, 1}), (0.5, {0, 1, 2, 3})])
