@@ -1,11 +1,16 @@
 """The parts of a training run that its settings name."""
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from ..augmentation import Augmentation, build_augmentation
 from ..config import LearnConfig, TrainingConfig
 from . import updates
 from .batches import TrainingData
+from .passes import Loss, Predict
 
-__all__ = ["build_rule", "start_augmentation"]
+__all__ = ["build_rule", "split_loss", "start_augmentation"]
 
 
 def build_rule(training: TrainingConfig) -> updates.UpdateRule:
@@ -28,3 +33,29 @@ def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
     )
     augmentation.start(data.statistics)
     return augmentation
+
+
+def split_loss(
+    loss: Callable[[Predict, Tensor, Tensor], Tensor], x: Tensor, y: Tensor, size: int | None
+) -> list[Loss]:
+    """Return losses of micro-batches, whose sum is the mean loss of a batch.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(predict, x, y)``, a mean over images.
+    x, y : tensors
+        Images and targets of the batch.
+    size : int or None
+        Most images in one pass; all if None.
+    """
+    most = min(size or len(x), len(x))
+    pieces = [slice(start, start + most) for start in range(0, len(x), most)]
+    if len(pieces) == 1:
+        return [lambda predict: loss(predict, x, y)]
+    return [
+        lambda predict, part=part: (  # type: ignore[misc]
+            loss(predict, x[part], y[part]) * (len(x[part]) / len(x))
+        )
+        for part in pieces
+    ]

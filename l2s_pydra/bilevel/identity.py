@@ -10,7 +10,7 @@ from .batches import TrainingData
 
 __all__ = ["identity"]
 
-_INDIFFERENT = ("checkpoint_every", "checkpoint_activations", "micro_batch_size")
+_INDIFFERENT = ("checkpoint_every", "checkpoint_activations", "fit_memory", "micro_batch_size")
 """Settings of the training that decide how often it is written and how much memory it takes: the
 result is the same, to rounding."""
 

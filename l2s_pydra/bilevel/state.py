@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..config import TrainingConfig
 from ..errors import TrainingError
+from .updates import UpdateRule
 
 __all__ = ["TrainingState", "copied", "sync"]
 
@@ -79,6 +81,57 @@ class TrainingState:
     """Values of the steps since the last of these rows."""
     memory: list[dict[str, Any]] = attrs.field(factory=list)
     """What was changed so that a step fits into the memory, each time."""
+
+    @classmethod
+    def first(
+        cls,
+        identity: str,
+        segmenter: nn.Module,
+        augmentation: nn.Module,
+        rules: tuple[UpdateRule, UpdateRule],
+    ) -> "TrainingState":
+        """Return the state before the first step, with the optimisers of phi and theta."""
+        phi, theta = segmenter.state_dict(), augmentation.state_dict()
+        return cls(
+            identity=identity,
+            phi=copied(phi),
+            phi_average=copied(phi),
+            phi_best=copied(phi),
+            phi_moments=rules[0].init(list(segmenter.parameters())),
+            theta=copied(theta),
+            theta_average=copied(theta),
+            theta_moments=rules[1].init(list(augmentation.parameters())),
+        )
+
+    def log(self, row: Mapping[str, float], theta: Mapping[str, float]) -> None:
+        """Add a row to the log: of this step, with the means since the last row, and theta."""
+        keys = {key: None for values in self.recent for key in values}
+        means = {k: float(np.mean([v[k] for v in self.recent if k in v])) for k in keys}
+        known = {key: value for key, value in row.items() if np.isfinite(value)}
+        self.history.append({**known, **means, **{f"theta/{k}": v for k, v in theta.items()}})
+        self.recent.clear()
+
+    def stop_if_lost(self, config: TrainingConfig, checkpoint: Path | None) -> None:
+        """Give up where nothing but skipping is left.
+
+        Raises
+        ------
+        TrainingError
+            If too many steps in a row, or most steps of a run, had a loss or a gradient that was
+            not finite; it names the last checkpoint.
+        """
+        streak = max(self.skipped_in_a_row, self.theta_skipped_in_a_row)
+        last = self.step + 1 == config.steps
+        if streak < config.stop_after_skipped and not (last and 2 * self.skipped > config.steps):
+            return
+        kept = "no checkpoint was written yet"
+        if checkpoint is not None and checkpoint.exists():
+            kept = f"{checkpoint} holds the last checkpoint before"
+        what = "loss" if self.skipped_in_a_row == streak else "hypergradient"
+        raise TrainingError(
+            f"the {what} was not finite {streak} times in a row, up to step {self.step + 1}; lower "
+            f"training.learning_rate, set training.gradient_clip or train in fp32 ({kept})"
+        )
 
     def judge(self, scores: Any, weights: Mapping[str, Tensor]) -> float:
         """Keep weights that validate better than those before; return their mean Dice.

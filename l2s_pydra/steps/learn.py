@@ -15,6 +15,7 @@ from .generator_file import generator_record
 from .given import check_lists, check_roles, unique_names
 from .moments import Moments
 from .parallel import launch, write_specification
+from .plan import plan_memory
 from .prepare import prepare
 from .priors import check_priors, fit_priors, write_priors
 from .schemes import Schemes, read_schemes
@@ -45,6 +46,7 @@ def learn(
     maps_table: Path | None = None,
     label_mapping: Path | None = None,
     checkpoint_dir: Path | None = None,
+    cache_dir: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
@@ -61,7 +63,8 @@ def learn(
     participants : sequence of str
         Participant of each image, ``sub-01``.
     roles : sequence of str
-        ``learn`` or ``validate``, one per image; a participant has one role.
+        ``learn``, ``validate`` or ``test``, one per image; a participant has one role. Nothing is
+        learned from images to test on; they are checked, and listed in splits.tsv.
     label_maps : sequence of Path
         Label maps for synthesis; those of the learning images are always added.
     real_table : Path
@@ -78,6 +81,10 @@ def learn(
         TSV with the columns ``index`` and ``mapping``, from ``label_maps`` to ``labels``.
     checkpoint_dir : Path, optional
         Where checkpoints go, and from where an interrupted run resumes.
+    cache_dir : Path, optional
+        Folder that keeps images and label maps as they were brought to the grid, for further
+        trainings on the same files (:mod:`~l2s_pydra.steps.conformed`). The model is the same with
+        and without it.
     device : str, default="auto"
         ``auto``, ``cpu``, ``cuda`` or ``cuda:n``.
     threads : int, optional
@@ -118,6 +125,7 @@ def learn(
         "maps_table": maps_table,
         "label_mapping": label_mapping,
         "checkpoint_dir": checkpoint_dir,
+        "cache_dir": cache_dir,
         "device": device,
         "threads": threads,
         "progress": progress,
@@ -150,6 +158,7 @@ def learn_shared(
     maps_table: Path | None,
     label_mapping: Path | None,
     checkpoint_dir: Path | None,
+    cache_dir: Path | None,
     device: str,
     threads: int | None,
     progress: bool,
@@ -187,16 +196,28 @@ def learn_shared(
             label_maps=label_maps,
             schemes=schemes,
             config=settings,
+            cache_dir=cache_dir,
             progress=show.reading,
         )
         check_priors(settings.synthesis.priors, data.synthesizer.labels.group_names)
         moments = facts.pop("moments")
-        trainer = Trainer(
+        checkpoint = _checkpoint(checkpoint_dir)
+        plan = plan_memory(
             settings,
+            data,
+            len(schemes.target),
+            device=chosen,
+            checkpoint=checkpoint,
+            processes=processes,
+        )
+        data = plan.data
+        trainer = Trainer(
+            plan.config,
             data,
             n_classes=len(schemes.target),
             device=chosen,
-            checkpoint=_checkpoint(checkpoint_dir),
+            checkpoint=checkpoint,
+            changes=plan.changes,
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
             processes=processes,
@@ -212,6 +233,7 @@ def learn_shared(
             "device": str(chosen),
             "processes": processes.size if processes else 1,
             "torch": torch.__version__,
+            "memory": {**plan.record, "changes": trainer.state.memory},
         }
         splits = [
             {"participant_id": p, "role": role, "image": path.name}

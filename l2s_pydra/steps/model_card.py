@@ -77,6 +77,8 @@ def model_card(config: Mapping[str, Any], splits: Sequence[Mapping[str, str]]) -
         how = f"- Hypergradient: {config['estimator']}.\n"
     if config["skipped_steps"]:
         how += f"- Skipped for a loss or gradient that was not finite: {config['skipped_steps']} steps.\n"
+    for change in config.get("memory", {}).get("changes", ()):
+        how += f"- Memory: {change['why']}\n"
     stripped = "skull-stripped" if config["skull_stripped"] else "whole-head"
     return f"""# Model {config["name"]}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2s_pydra.bilevel import training
+from l2s_pydra.bilevel import training, validation
 from l2s_pydra.bilevel.training import Trainer
 
 N_CLASSES = 4
@@ -77,7 +77,7 @@ def test_scores_are_dice_on_whole_volumes(ndim, monkeypatch, config, data_of):
             [0, 1, 0, 0]
         ).view(-1, *[1] * (judge.target.ndim - 1))
 
-    monkeypatch.setattr(training, "predict_posteriors", takes_right_for_left)
+    monkeypatch.setattr(validation, "predict_posteriors", takes_right_for_left)
     trainer = Trainer(config(ndim), data, n_classes=N_CLASSES)
     found = takes_right_for_left(None, judge.image).argmax(0)
     counts = [int((found == k).sum()) + int((truth == k).sum()) for k in (1, 2, 3)]
