@@ -1,5 +1,6 @@
 """The level ``learn`` with ``--compare``: train several modes several times, and compare them."""
 
+import json
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
@@ -172,32 +173,42 @@ def _to_cite(models: Sequence[ModelFiles]) -> ModelFiles:
 
 def _stage_comparison(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> None:
     """Stage tables and page, and say what they say."""
-    options = session.options
-    training = options.config.training
     folder = session.path("comparison")
-    summary = write_tables(runs, folder, baseline=baseline_of(options.compare))
-    sentences = answers(summary)
-    facts = {
-        "baseline": baseline_of(options.compare),
-        "role": planned.role,
-        "modality": list(options.suffixes),
-        "contrasts": planned.contrasts,
-        "modes": list(options.compare),
-        "seeds": list(dict.fromkeys(run.seed for run in runs)),
-        "folds": options.folds,
-        "steps": training.steps,
-        "max_minutes": training.max_minutes,
-        "answers": sentences,
-        "version": __version__,
-    }
+    summary = write_tables(runs, folder, baseline=baseline_of(session.options.compare))
+    facts = _facts(session, planned, runs)
     report_comparison(folder, facts)
     if planned.role == "validate":
         _log.warning(
             "there are no test participants; the comparison is on those who chose the weights, "
             "which is too good for all modes"
         )
-    for line in (*dice_lines(summary), *sentences):
+    for line in (*dice_lines(summary), *answers(summary)):
         _log.info("%s", line)
+
+
+def _facts(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> dict[str, Any]:
+    """Gather what the page says of the comparison as a whole."""
+    options = session.options
+    trained = planned.runs[0].trained
+    people = zip(trained["participants"], trained["roles"], strict=True)
+    roles: dict[str, list[str]] = {"learn": [], "validate": [], "test": []}
+    for participant, role in dict.fromkeys(people):
+        roles[role].append(participant)
+    thetas = [run.model / "theta.json" for run in runs if run.mode == "learn2synth" and run.model]
+    description = json.loads((options.bids_dir / "dataset_description.json").read_text("utf-8"))
+    return {
+        "dataset": description.get("Name"),
+        "baseline": baseline_of(options.compare),
+        "modality": list(options.suffixes),
+        "folds": options.folds,
+        "steps": options.config.training.steps,
+        "max_minutes": options.config.training.max_minutes,
+        "version": __version__,
+        "command": session.record()["command"]["line"],
+        # Of a cross-validation, everyone is everything, and trainings differ by more than seeds.
+        **({} if options.folds else roles),
+        "theta": [] if options.folds else [json.loads(path.read_text("utf-8")) for path in thetas],
+    }
 
 
 def _publish(session: Session) -> None:

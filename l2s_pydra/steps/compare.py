@@ -209,11 +209,12 @@ def dice_lines(summary: Sequence[Mapping[str, str]]) -> list[str]:
     Returns
     -------
     list of str
-        A heading and one line a mode; "0.812 ± 0.004" is mean and standard deviation over seeds.
+        A heading and one line a mode; "0.812 ± 0.004 (+0.015)" is mean, standard deviation over
+        seeds and difference from the baseline.
     """
     rows = _mean_dice(summary)
     contrasts = list(dict.fromkeys(row["contrast"] for row in rows))
-    table = {(row["mode"], row["contrast"]): _plus_minus(row) for row in rows}
+    table = {(row["mode"], row["contrast"]): _in_short(row) for row in rows}
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     cells = [["mean Dice", *contrasts]]
     cells += [[mode, *(table.get((mode, c), _NONE) for c in contrasts)] for mode in modes]
@@ -228,15 +229,16 @@ def _mean_dice(summary: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     return [row for row in summary if (row["structure"], row["metric"]) == ("mean", "dice")]
 
 
-def _plus_minus(row: Mapping[str, str]) -> str:
-    mean, spread = to_number(row["mean"]), to_number(row["sd_seeds"])
+def _in_short(row: Mapping[str, str]) -> str:
+    mean, spread, difference = (to_number(row[key]) for key in ("mean", "sd_seeds", "difference"))
     if mean != mean:
         return _NONE
-    return f"{mean:.3f}" + ("" if spread != spread else f" ± {spread:.3f}")
+    text = f"{mean:.3f}" + ("" if spread != spread else f" ± {spread:.3f}")
+    return text + ("" if difference != difference else f" ({difference:+.3f})")
 
 
 def answers(summary: Sequence[Mapping[str, str]]) -> list[str]:
-    """Say in words how the mean Dice of each mode differs from that of the baseline.
+    """Say in words whether the mode in question is better than the baseline, on each contrast.
 
     Parameters
     ----------
@@ -246,34 +248,18 @@ def answers(summary: Sequence[Mapping[str, str]]) -> list[str]:
     Returns
     -------
     list of str
-        One sentence for each contrast and each mode but the baseline.
+        The sentences of the page (:func:`l2s_pydra.reports.answers.answer`), one a contrast.
     """
-    rows = [row for row in _mean_dice(summary) if row["mode"] != row["baseline"]]
-    return [_sentence(row) for row in rows]
+    from ..reports.answers import answer, focus_of
 
-
-def _sentence(row: Mapping[str, str]) -> str:
-    contrast, mode, baseline = row["contrast"], row["mode"], row["baseline"]
-    difference, low, high = (to_number(row[key]) for key in ("difference", "ci_low", "ci_high"))
-    if difference != difference:
-        return f"{contrast}: {mode} and {baseline} have no image in common to be compared on."
-    count = int(row["n_participants"])
-    if low != low:
-        return (
-            f"{contrast}: {mode} differs from {baseline} by {difference:+.3f} in mean Dice, on "
-            "one participant, which allows no interval."
-        )
-    interval = f"95 % interval {low:+.3f} to {high:+.3f}, {count} participants"
-    if low <= 0 <= high:
-        return (
-            f"{contrast}: no difference between {mode} and {baseline} can be told from chance "
-            f"({difference:+.3f} in mean Dice; {interval})."
-        )
-    word = "better" if difference > 0 else "worse"
-    return (
-        f"{contrast}: {mode} is {word} than {baseline} by {abs(difference):.3f} in mean Dice "
-        f"({interval})."
-    )
+    contrasts: dict[str, dict[str, Mapping[str, str]]] = {}
+    for row in _mean_dice(summary):
+        contrasts.setdefault(row["contrast"], {})[row["mode"]] = row
+    sentences = []
+    for contrast, rows in contrasts.items():
+        baseline = next(iter(rows.values()))["baseline"]
+        sentences.append(answer(contrast, rows, baseline, focus_of(list(rows), baseline)))
+    return sentences
 
 
 def _write(

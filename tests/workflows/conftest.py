@@ -40,6 +40,12 @@ def command(data, output, work, *arguments):
 
 
 @pytest.fixture(scope="session")
+def command_line():
+    """Arguments of the application as :func:`command` gives them, without the program."""
+    return lambda *arguments: command(*arguments)[3:]
+
+
+@pytest.fixture(scope="session")
 def phantom():
     return bids_examples.path("phantom")
 

@@ -1,0 +1,280 @@
+"""Comparisons from end to end, as a user calls them, with trainings that learn next to nothing."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from l2s_pydra.labels import LabelScheme
+from l2s_pydra.workflows.cli import parse
+from l2s_pydra.workflows.compared import plan
+from l2s_pydra.workflows.engine import claim
+from l2s_pydra.workflows.learning import checkpoint_dir
+from l2s_pydra.workflows.session import Session
+
+TWICE = ("learn", "--compare", "synthseg", "supervised", "--seeds", "2")
+TEST = ("--test-participants", "02")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def compared(app, phantom, tmp_path_factory):
+    """Two modes with two seeds; not to be changed."""
+    folder = tmp_path_factory.mktemp("compared")
+    run = app(phantom, folder / "l2s_pydra", folder / "work", *TWICE, *TEST)
+    assert run.code == 0, run.said
+    return run
+
+
+def test_every_run_has_a_model_and_a_row(compared):
+    runs = rows(compared.output / "comparison" / "runs.tsv")
+    keys = [(row["mode"], row["seed"], row["fold"]) for row in runs]
+    assert keys == [(m, s, "n/a") for s in ("0", "1") for m in ("synthseg", "supervised")]
+    for row in runs:
+        assert (row["status"], row["steps"]) == ("done", "4")
+        config = json.loads((compared.output / row["model_dir"] / "config.json").read_text())
+        training = config["learn"]["training"]
+        assert (training["mode"], str(training["seed"])) == (row["mode"], row["seed"])
+        assert (compared.output / row["model_dir"] / "report.html").is_file()
+        splits = rows(compared.output / row["model_dir"] / "splits.tsv")
+        roles = {split["participant_id"]: split["role"] for split in splits}
+        assert roles == {"sub-01": "learn", "sub-02": "test", "sub-03": "validate"}
+    assert len(list((compared.output / "models").iterdir())) == 4
+    assert not list((compared.work / "checkpoints").iterdir())
+
+
+def test_every_image_of_the_test_participants_is_assessed_by_every_model(compared, phantom):
+    images = rows(compared.output / "comparison" / "images.tsv")
+    scheme = LabelScheme.read(phantom / "derivatives" / "reference" / "desc-tissue_dseg.tsv")
+    assert len(images) == 4 * len(scheme)
+    assert {(row["participant_id"], row["role"]) for row in images} == {("sub-02", "test")}
+    assert {row["structure"] for row in images} == {"whole", *scheme.names[1:]}
+    assert all(0 <= float(row["dice"]) <= 1 for row in images)
+
+
+def test_the_summary_is_that_of_the_images(compared):
+    images = rows(compared.output / "comparison" / "images.tsv")
+    summary = rows(compared.output / "comparison" / "summary.tsv")
+    assert {row["baseline"] for row in summary} == {"synthseg"}
+    means = {}
+    for mode in ("synthseg", "supervised"):
+        mine = [float(r["dice"]) for r in images if r["mode"] == mode and r["index"] != "n/a"]
+        means[mode] = sum(mine) / len(mine)
+        (row,) = (
+            r for r in summary if (r["mode"], r["structure"], r["metric"]) == (mode, "mean", "dice")
+        )
+        assert float(row["mean"]) == pytest.approx(means[mode], rel=1e-4)
+        assert (row["n_seeds"], row["n_participants"]) == ("2", "1")
+    assert float(row["difference"]) == pytest.approx(
+        means["supervised"] - means["synthseg"], rel=1e-3, abs=1e-5
+    )
+    assert row["ci_low"] == "n/a"
+
+
+def test_page_table_and_answer(compared):
+    assert (compared.output / "comparison" / "index.html").is_file()
+    assert f"to look at: {compared.output / 'comparison' / 'index.html'}" in compared.said
+    assert "mean Dice   T1w" in compared.said
+    assert "On T1w, supervised reached a mean Dice of" in compared.said
+    page = (compared.output / "comparison" / "index.html").read_text()
+    assert "../models/model-supervised" in page
+    assert "&lt;bids_dir&gt;" in page
+    assert list((compared.output / "comparison" / "figures").glob("*.png"))
+    assert "synthseg, seed 1: trained in" in compared.said
+
+
+def test_the_run_is_recorded_and_the_derivative_is_valid(compared):
+    (record,) = compared.output.glob("logs/*/l2s_pydra.toml")
+    settings = tomllib.loads(record.read_text())["settings"]
+    assert settings["compare"] == ["synthseg", "supervised"]
+    assert settings["seeds"] == 2
+    for path in compared.output.rglob("*"):
+        if path.suffix in (".toml", ".json", ".html", ".md", ".tsv", ".txt"):
+            assert str(compared.work.parent) not in path.read_text(), path
+    program = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent))
+    done = subprocess.run(
+        [program or "bids-validator-deno", "--ignoreWarnings", str(compared.output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_longer_comparison_trains_only_what_is_new(compared, app, phantom, tmp_path):
+    output, work = tmp_path / "l2s_pydra", tmp_path / "work"
+    shutil.copytree(compared.work, work, symlinks=True)
+    run = app(phantom, output, work, *TWICE, *TEST)
+    assert run.code == 0, run.said
+    assert "4 of 4 run(s) were done before" in run.said
+    assert "training" not in run.said
+    for name in ("images", "summary", "runs"):
+        first, second = (
+            (folder / "comparison" / f"{name}.tsv").read_text()
+            for folder in (compared.output, output)
+        )
+        assert first == second
+    (output / "comparison" / "failures.tsv").write_text("of another comparison")
+    more = ("learn", "--compare", "synthseg", "mixed", "--seeds", "1")
+    run = app(phantom, output, work, *more, *TEST)
+    assert run.code == 0, run.said
+    assert "1 of 2 run(s) were done before" in run.said
+    assert "training 1 model(s), 1 at a time" in run.said
+    assert {row["mode"] for row in rows(output / "comparison" / "runs.tsv")} == {
+        "synthseg",
+        "mixed",
+    }
+    assert not (output / "comparison" / "failures.tsv").exists()
+
+
+@pytest.fixture
+def planned(command_line, tmp_path):
+    """Plan a comparison without training anything."""
+
+    def planned(data, *arguments):
+        options = parse(command_line(data, tmp_path / "out", tmp_path / "work", *arguments))
+        with claim(options.work_dir) as cache:
+            session = Session(options=options, uuid="x", cache=cache, stage=tmp_path / "stage")
+            return session, plan(session)
+
+    return planned
+
+
+def test_one_failed_run_of_a_cross_validation_stops_no_other(planned, app, phantom, tmp_path):
+    arguments = ("learn", "--compare", "supervised", "synthseg", "--folds", "3")
+    session, found = planned(phantom, *arguments)
+    # Where the checkpoints of one run belong, there is a file.
+    place = checkpoint_dir(session, found.runs[2].learn)
+    place.parent.mkdir()
+    place.touch()
+    run = app(phantom, tmp_path / "out", tmp_path / "work", *arguments)
+    assert run.code == 1, run.said
+    table = rows(run.output / "comparison" / "runs.tsv")
+    assert [(row["mode"], row["fold"]) for row in table] == [
+        (mode, fold) for fold in ("1", "2", "3") for mode in ("supervised", "synthseg")
+    ]
+    assert [row["status"] for row in table] == ["done", "done", "failed", "done", "done", "done"]
+    assert place.name in table[2]["reason"]
+    assert str(tmp_path) not in table[2]["reason"]
+    assert list(run.output.glob("logs/*/crash-supervised-seed0-fold2.txt"))
+    images = rows(run.output / "comparison" / "images.tsv")
+    tested = {(row["mode"], row["fold"], row["participant_id"]) for row in images}
+    assert len(tested) == 5
+    assert {who for mode, _, who in tested if mode == "synthseg"} == {"sub-01", "sub-02", "sub-03"}
+    (row,) = (
+        row
+        for row in rows(run.output / "comparison" / "summary.tsv")
+        if (row["mode"], row["structure"], row["metric"]) == ("synthseg", "mean", "dice")
+    )
+    assert row["n_participants"] == "3"
+    (row,) = (
+        row
+        for row in rows(run.output / "comparison" / "summary.tsv")
+        if (row["mode"], row["structure"], row["metric"]) == ("supervised", "mean", "dice")
+    )
+    # Of the participant whose training failed, there is no difference.
+    assert (row["baseline"], row["n_participants"]) == ("synthseg", "2")
+    place.unlink()
+    run = app(phantom, tmp_path / "out", tmp_path / "work", *arguments)
+    assert run.code == 0, run.said
+    assert "5 of 6 run(s) were done before" in run.said
+    assert {r["status"] for r in rows(run.output / "comparison" / "runs.tsv")} == {"done"}
+
+
+def test_without_test_participants_those_who_validate_judge(planned, phantom):
+    _, found = planned(phantom, *TWICE)
+    assert found.role == "validate"
+    assert found.runs[0].assessed["participants"] == ["sub-03"]
+    seeds = [run.trained["config"]["training"]["seed"] for run in found.runs]
+    assert seeds == [0, 0, 1, 1]
+    _, found = planned(phantom, *TWICE, "--random-seed", "5")
+    assert found.runs[-1].compared.name == "supervised, seed 6"
+
+
+def test_acquisitions_are_contrasts_of_their_own(planned, data):
+    reference = data / "derivatives" / "reference"
+    for folder, name in ((data, "T1w"), (reference, "desc-tissue_dseg")):
+        place = folder / "sub-03" / "anat"
+        shutil.copy(place / f"sub-03_{name}.nii.gz", place / f"sub-03_acq-hr_{name}.nii.gz")
+    _, found = planned(data, *TWICE)
+    assert found.contrasts == ["T1w", "acq-hr_T1w"]
+    assert found.runs[0].assessed["names"] == ["sub-03_T1w", "sub-03_acq-hr_T1w"]
+
+
+def test_contrasts_that_no_training_sees(planned, app, data, tmp_path):
+    place = data / "sub-03" / "anat"
+    shutil.copy(place / "sub-03_T1w.nii.gz", place / "sub-03_T2w.nii.gz")
+    _, found = planned(data, *TWICE, "--compare-modality", "T1w", "T2w")
+    assert found.contrasts == ["T1w", "T2w"]
+    assert {path.name for path in found.runs[0].trained["images"]} == {
+        *("sub-01_ses-01_T1w.nii.gz", "sub-01_ses-02_T1w.nii.gz"),
+        *("sub-02_T1w.nii.gz", "sub-03_T1w.nii.gz"),
+    }
+    run = app(data, tmp_path / "o", tmp_path / "w", *TWICE, "--compare-modality", "FLAIR")
+    assert run.code == 18
+    assert "FLAIR" in run.said
+    run = app(data, tmp_path / "o", tmp_path / "w", *TWICE, "--compare-modality", "T1w", "FLAIR")
+    assert run.code == 65
+    assert "choose other contrasts by --compare-modality" in run.said
+
+
+def test_images_that_cannot_be_opened_are_left_out(planned, data):
+    image = data / "sub-01" / "ses-02" / "anat" / "sub-01_ses-02_T1w.nii.gz"
+    image.unlink()
+    image.symlink_to("nowhere")
+    roles = ("--learn-participants", "02", "--test-participants", "01")
+    _, found = planned(data, *TWICE, *roles)
+    assert found.runs[0].assessed["names"] == ["sub-01_ses-01_T1w"]
+    (missing,) = found.runs[0].compared.left_out
+    assert missing["image"] == "sub-01_ses-02_T1w"
+    assert "datalad get" in missing["reason"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--compare", "synthseg"), "two modes"),
+        (("--compare", "synthseg", "synthseg"), "two modes"),
+        (("--compare", "synthseg", "sinthseg"), "sinthseg"),
+        ((*TWICE[1:], "--mode", "mixed"), "exclude each other"),
+        ((*TWICE[1:], "--preview", "2"), "exclude each other"),
+        (("--compare", "synthseg", "mixed", "--seeds", "0"), "'0'"),
+        (("--compare", "synthseg", "mixed", "--folds", "1"), "two folds"),
+        (("--seeds", "2"), "--compare"),
+        (("--folds", "2"), "--compare"),
+        (("--compare-modality", "T2w"), "--compare"),
+        (("--max-time", "0"), "max_minutes"),
+        (("--patience", "0"), "'0'"),
+    ],
+)
+def test_wrong_usage_is_said_at_once(phantom, tmp_path, more, said):
+    labels = ("--real-labels", str(phantom / "derivatives" / "reference"))
+    with pytest.raises(ValueError, match=said):
+        parse([str(phantom), str(tmp_path / "out"), "learn", *labels, *more])
+
+
+def test_later_levels_need_a_model_by_name(phantom, tmp_path):
+    labels = ("--real-labels", str(phantom / "derivatives" / "reference"))
+    arguments = [str(phantom), str(tmp_path / "out"), "learn", "participant", *labels, *TWICE[1:]]
+    with pytest.raises(ValueError, match="--model NAME"):
+        parse(arguments)
+    assert parse([*arguments, "--model", "x"]).compare == ("synthseg", "supervised")
+    with pytest.raises(ValueError, match="add the level learn"):
+        parse([str(phantom), str(tmp_path / "out"), "participant", *TWICE[1:]])
+
+
+def test_budgets_are_settings(phantom, tmp_path):
+    labels = ("--real-labels", str(phantom / "derivatives" / "reference"))
+    budget = ("--max-time", "1.5", "--patience", "3")
+    options = parse([str(phantom), str(tmp_path / "out"), "learn", *labels, *budget])
+    assert options.config.training.max_minutes == 1.5
+    assert options.config.training.patience == 3
