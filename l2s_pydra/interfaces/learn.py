@@ -39,6 +39,9 @@ class _LearnInputSpec(DeviceInputSpec):
     checkpoint_dir = Directory(
         nohash=True, desc="folder from which an interrupted training run goes on"
     )
+    cache_dir = Directory(
+        nohash=True, desc="folder that keeps data on the training grid for further trainings"
+    )
 
 
 class _LearnOutputSpec(TraitedSpec):
@@ -79,6 +82,7 @@ class Learn(StepInterface):
             segmentation=self.inputs.segmentation,
             out_dir=Path(runtime.cwd),
             checkpoint_dir=self._path("checkpoint_dir"),
+            cache_dir=self._path("cache_dir"),
             processes=self.inputs.processes,
             **self._resources(),
         )

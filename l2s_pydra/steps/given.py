@@ -6,7 +6,10 @@ from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["check_lists", "check_roles", "unique_names"]
+__all__ = ["ROLES", "check_lists", "check_roles", "unique_names"]
+
+ROLES = {"learn": "learned from", "validate": "validated on", "test": "tested on"}
+"""What a participant can be for. A training never reads the images of those to test on."""
 
 
 def check_lists(count: int, **lists: Sequence[Any]) -> None:
@@ -30,20 +33,23 @@ def check_roles(participants: Sequence[str], roles: Sequence[str]) -> None:
     Raises
     ------
     ConfigError
-        If not.
+        If not; everyone with two roles is named.
     """
-    unknown = sorted(set(roles) - {"learn", "validate"})
+    unknown = sorted(set(roles) - set(ROLES))
     if unknown:
-        raise ConfigError(f"roles: {unknown[0]!r} is unknown; available: 'learn', 'validate'")
-    learning, validating = (
-        {p for p, r in zip(participants, roles, strict=True) if r == role}
-        for role in ("learn", "validate")
-    )
-    both = sorted(learning & validating)
-    if both:
         raise ConfigError(
-            f"{both[0]} is to be learned from and validated on; give each participant one role"
+            f"roles: {unknown[0]!r} is unknown; available: {', '.join(map(repr, ROLES))}"
         )
+    found: dict[str, set[str]] = {}
+    for participant, role in zip(participants, roles, strict=True):
+        found.setdefault(participant, set()).add(role)
+    several = [
+        f"{participant} is to be {' and '.join(ROLES[role] for role in ROLES if role in own)}"
+        for participant, own in sorted(found.items())
+        if len(own) > 1
+    ]
+    if several:
+        raise ConfigError(f"{', '.join(several)}; give each participant one role")
 
 
 def unique_names(participants: Sequence[str], images: Sequence[Path]) -> list[str]:

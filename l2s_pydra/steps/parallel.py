@@ -217,7 +217,14 @@ def _read(specification: Path) -> dict[str, Any]:
         ) from error
     for name in ("images", "labels", "label_maps"):
         arguments[name] = [Path(item) for item in arguments[name]]
-    for name in ("real_table", "maps_table", "label_mapping", "out_dir", "checkpoint_dir"):
+    for name in (
+        "real_table",
+        "maps_table",
+        "label_mapping",
+        "out_dir",
+        "checkpoint_dir",
+        "cache_dir",
+    ):
         value = arguments.get(name)
         arguments[name] = Path(value) if value else None
     return arguments

@@ -1,66 +1,36 @@
 """From files to what training needs: scans and label maps on the training grid.
 
-Every scan and label map is loaded once, checked, brought to the grid once, and kept in memory.
+Every scan and label map is loaded once, checked (:mod:`~l2s_pydra.steps.check`), brought to the grid
+once, and kept in memory, or in a folder for this and further trainings
+(:mod:`~l2s_pydra.steps.conformed`).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
 from ..config import LearnConfig
-from ..errors import DatasetError, L2SError
-from ..images.conform import Conform
-from ..images.volume import Volume, check_same_grid, load_image, load_labels
+from ..errors import DatasetError
+from .check import leaks, report
+from .conformed import Conformed
+from .examine import Examiner, Problem
+from .grid import GenerationMap, TrainingGrid, grid_shape
 from .moments import Moments, measure_moments, pooled
 from .schemes import UNLABELLED, Schemes
+from .sources import Source
+
+if TYPE_CHECKING:
+    from ..bilevel.training import RealScan, TrainingData
 
 __all__ = ["measure", "prepare"]
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
-_BLACK = 0.02
-"""Normalised intensity below which a voxel counts as empty."""
-_HULL_MM = 6.0
-"""Background tissue this near the segmented structures stays where images are skull-stripped."""
-_MARGIN_MM = {True: 6.0, False: 32.0}
-"""Room around the labelled structures, for skull-stripped and for whole-head images."""
-_TWO_TISSUES_SHARE = 0.2
-"""Labels that fill more of the labelled volume than this are looked at for two tissues."""
-_CLUSTER_VOXELS = 100
-"""Fine voxels that a cluster of intensity shall have on average."""
-_TWO_TISSUES_GAP = 0.165
-"""Normalised intensity between the means of two tissues."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Labelled:
-    """A volume of labels in target channels (or map channels), and the middle of its structures."""
-
-    labels: Volume
-    channels: Array
-    structures: Array
-    """Where the target has a structure."""
-    image: Volume | None = None
-
-    def box_mm(self) -> tuple[Array, Array]:
-        """Lowest and highest corner of the structures, RAS+ mm."""
-        where = np.argwhere(self.structures)
-        if len(where) == 0:
-            raise DatasetError(
-                f"{self.labels.path}: holds none of the structures to segment; "
-                "check the label table and the mapping"
-            )
-        corners = np.array(np.meshgrid(*zip(where.min(0), where.max(0), strict=True))).reshape(
-            3, -1
-        )
-        world = self.labels.affine[:3, :3] @ corners + self.labels.affine[:3, 3:]
-        return world.min(1), world.max(1)
+Progress = Callable[[str, int, int], None]
 
 
 def prepare(
@@ -72,22 +42,27 @@ def prepare(
     label_maps: Sequence[Path],
     schemes: Schemes,
     config: LearnConfig,
-    progress: Any = None,
-) -> tuple[Any, dict[str, Any]]:
-    """Load everything and bring it to the training grid.
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple["TrainingData", dict[str, Any]]:
+    """Load everything, check it and bring it to the training grid.
 
     Parameters
     ----------
     images, labels : sequences of Path
         Real images and their labels, in pairs.
     names, roles : sequences of str
-        Name of each image, and ``learn`` or ``validate``.
+        Name of each image, and ``learn``, ``validate`` or ``test``. Images to test on are checked,
+        so that no copy of one is trained on, and no more.
     label_maps : sequence of Path
         Label maps for synthesis; the learning images' own are added.
     schemes : Schemes
         The label schemes.
     config : LearnConfig
         What it says of the grid, the generator and the network is used.
+    cache_dir : Path, optional
+        Folder that keeps what was read and brought to the grid; arrays in it are memory-mapped.
+        The data are the same with and without it.
     progress : callable, optional
         Called with a text and the number of files done and to do.
 
@@ -101,8 +76,10 @@ def prepare(
     Raises
     ------
     DatasetError
-        If there is no image to learn from or to validate on, or several files are bad: the
-        message lists all of them.
+        If there is no image to learn from or to validate on, if images or labels of different roles
+        are the same, or if several files are bad: the message lists all of them.
+    L2SError
+        If one file is bad.
     """
     for role, use in (("learn", "to learn from"), ("validate", "to validate on")):
         if role not in roles:
@@ -112,26 +89,30 @@ def prepare(
             )
     tell = progress or (lambda *_: None)
     total = len(images) + len(label_maps)
-    scans, problems = _load_all(
-        [lambda i=i: _load_scan(images[i], labels[i], schemes) for i in range(len(images))],
-        lambda done: tell("reading images", done, total),
+    examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
+    scans, problems = _examined(
+        examiner, images, labels, lambda done: tell("reading images", done, total)
     )
-    if problems:
-        raise _together([*problems, *_problems_of_maps(label_maps, schemes)])
-    learn = [scan for scan, role in zip(scans, roles, strict=True) if role == "learn"]
-    stripped = all(_is_stripped(scan) for scan in learn)
-    shape = _grid_shape(learn, config, stripped=stripped)
+    for source, role in zip(scans, roles, strict=True):
+        if role == "test" and source is not None:
+            source.release()
+    usable = not any(problem.is_error for problem in problems)
     config = _without_flips(config, schemes)
-    builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
-    real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
-    own = [builder.own_map(scan) for scan, role in zip(real, roles, strict=True) if role == "learn"]
-    maps, problems = _load_all(
-        [lambda path=path: builder.label_map(path) for path in label_maps],
-        lambda done: tell("reading label maps", len(images) + done, total),
-    )
-    if problems:
-        raise _together(problems)
-    return builder.training_data(real, list(roles), maps, own)
+    grid = _grid(examiner, _of_role(scans, roles, "learn"), config) if usable else None
+    maps, sources = [], []
+    for done, path in enumerate(label_maps, len(images) + 1):
+        source, found = examiner.label_map(path)
+        problems += found
+        sources.append(source)
+        if source is not None:
+            if grid is not None:
+                maps.append(grid.label_map(source))
+            source.release()
+        tell("reading label maps", done, total)
+    report([*problems, *leaks(scans, roles, sources)])
+    assert grid is not None
+    real, own = _on_grid(grid, scans, names, roles)
+    return _training_data(grid, real, own, maps)
 
 
 def measure(
@@ -141,6 +122,7 @@ def measure(
     names: Sequence[str],
     schemes: Schemes,
     config: LearnConfig,
+    cache_dir: Path | None = None,
 ) -> dict[str, list[Moments]]:
     """Measure the intensity groups that :func:`prepare` would make, in every image.
 
@@ -154,6 +136,8 @@ def measure(
         The label schemes.
     config : LearnConfig
         What it says of the grid is used.
+    cache_dir : Path, optional
+        As for :func:`prepare`.
 
     Returns
     -------
@@ -164,21 +148,134 @@ def measure(
     ------
     DatasetError
         If there is no image, or several files are bad.
+    L2SError
+        If one file is bad.
     """
     if not images:
         raise DatasetError("no labelled image to measure; give at least one with its labels")
-    scans, problems = _load_all(
-        [lambda i=i: _load_scan(images[i], labels[i], schemes) for i in range(len(images))],
-        lambda _: None,
+    examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
+    scans, problems = _examined(examiner, images, labels, lambda _: None)
+    report(problems)
+    roles = ["learn"] * len(images)
+    grid = _grid(examiner, _of_role(scans, roles, "learn"), config)
+    real, own = _on_grid(grid, scans, names, roles)
+    return _moments(grid, real["learn"], own, _tables(grid, own))
+
+
+def _examined(
+    examiner: Examiner, images: Sequence[Path], labels: Sequence[Path], tell: Callable[[int], Any]
+) -> tuple[list[Source | None], list[Problem]]:
+    scans, problems = [], []
+    for done, (image, truth) in enumerate(zip(images, labels, strict=True), 1):
+        source, found = examiner.scan(image, truth)
+        scans.append(source)
+        problems += found
+        tell(done)
+    return scans, problems
+
+
+def _of_role(scans: Sequence[Source | None], roles: Sequence[str], role: str) -> list[Source]:
+    return [s for s, r in zip(scans, roles, strict=True) if r == role and s is not None]
+
+
+def _grid(examiner: Examiner, learn: Sequence[Source], config: LearnConfig) -> TrainingGrid:
+    stripped = all(source.facts.stripped for source in learn)
+    return TrainingGrid(
+        schemes=examiner.schemes,
+        tables=examiner.tables,
+        config=config,
+        shape=grid_shape(learn, config, stripped=stripped),
+        stripped=stripped,
+        store=examiner.store,
     )
-    if problems:
-        raise _together(problems)
-    stripped = all(_is_stripped(scan) for scan in scans)
-    shape = _grid_shape(scans, config, stripped=stripped)
-    builder = _Builder(schemes=schemes, config=config, shape=shape, stripped=stripped)
-    real = [builder.scan(scan, name) for scan, name in zip(scans, names, strict=True)]
-    own = [builder.own_map(scan) for scan in real]
-    return measure_moments(real, own, builder.tables(own), builder.factor)
+
+
+def _on_grid(
+    grid: TrainingGrid, scans: Sequence[Source | None], names: Sequence[str], roles: Sequence[str]
+) -> tuple[dict[str, list["RealScan"]], list[GenerationMap]]:
+    """Bring the scans of each role but ``test`` to the grid; make maps of the learning ones."""
+    real: dict[str, list[RealScan]] = {"learn": [], "validate": []}
+    own = []
+    for source, name, role in zip(scans, names, roles, strict=True):
+        if source is None or role not in real:
+            continue
+        scan = grid.scan(source, name)
+        source.release()
+        real[role].append(scan)
+        if role == "learn":
+            own.append(grid.own_map(source, scan))
+    return real, own
+
+
+def _training_data(
+    grid: TrainingGrid,
+    real: Mapping[str, list["RealScan"]],
+    own: list[GenerationMap],
+    maps: list[GenerationMap],
+) -> tuple["TrainingData", dict[str, Any]]:
+    """Assemble what the trainer takes, and the facts for the model's record."""
+    import torch
+
+    from ..bilevel.training import TrainingData
+    from ..synthesis import GenerationLabels, Synthesizer
+
+    config, learn = grid.config, real["learn"]
+    tables = _tables(grid, [*own, *maps])
+    moments = _moments(grid, learn, own, tables)
+    statistics = _statistics(moments, tables["group_names"])
+    small = torch.uint8 if grid.kind is np.uint8 else torch.int16
+    synthetic, which_own = [m.labels for m in (*own, *maps)], list(range(len(own)))
+    if config.segmenter.ndim == 2:
+        synthetic, which_own = _slices_of_maps(synthetic, len(own), grid.factor)
+        learn = [piece for scan in learn for piece in _slices_of_scan(scan, grid.factor)]
+    labels = GenerationLabels(
+        group=torch.tensor(tables["group"], dtype=small),
+        channel=torch.tensor(tables["channel"], dtype=torch.int64),
+        swap=torch.tensor(tables["swap"], dtype=small),
+        group_names=tables["group_names"],
+        n_channels=tables["n_channels"],
+    )
+    data = TrainingData(
+        synthesizer=Synthesizer(
+            label_maps=synthetic,
+            labels=labels,
+            config=config.synthesis,
+            spacing_mm=config.spacing_mm,
+            background_always=not grid.stripped,
+            acquisitions=[
+                _acquisition(scan.voxel_mm[: config.segmenter.ndim], config) for scan in learn
+            ],
+        ),
+        own=which_own,
+        learn=learn,
+        validate=real["validate"],
+        statistics=statistics,
+        opposite=grid.schemes.target.opposite,
+    )
+    facts = {
+        "grid_shape": list(grid.shape),
+        "skull_stripped": grid.stripped,
+        "statistics": {k: list(v) for k, v in statistics.items()},
+        "moments": moments,
+    }
+    return data, facts
+
+
+def _moments(
+    grid: TrainingGrid,
+    scans: Sequence["RealScan"],
+    own: Sequence[GenerationMap],
+    tables: Mapping[str, Any],
+) -> dict[str, list[Moments]]:
+    return measure_moments(scans, [m.labels.numpy() for m in own], tables, grid.factor)
+
+
+def _tables(grid: TrainingGrid, maps: Sequence[GenerationMap]) -> dict[str, Any]:
+    """Group, channel and opposite of each generation label; groups occur in some map."""
+    tables = grid.schemes.generation_tables(grid.config.synthesis.subclusters)
+    if grid.stripped:
+        _share_background(tables)
+    return _only_present(tables, maps)
 
 
 def _without_flips(config: LearnConfig, schemes: Schemes) -> LearnConfig:
@@ -195,259 +292,6 @@ def _without_flips(config: LearnConfig, schemes: Schemes) -> LearnConfig:
     return config.evolve(synthesis__flip=0.0)
 
 
-def _load_all(loaders: Sequence[Any], tell: Any) -> tuple[list[Any], list[L2SError]]:
-    """Run all loaders, whether some fail or not; return what they gave and what was wrong."""
-    loaded, problems = [], []
-    for done, load in enumerate(loaders, 1):
-        try:
-            loaded.append(load())
-        except L2SError as error:
-            problems.append(error)
-        tell(done)
-    return loaded, problems
-
-
-def _together(problems: Sequence[L2SError]) -> L2SError:
-    """One error for several."""
-    if len(problems) == 1:
-        return problems[0]
-    listed = "; ".join(str(problem) for problem in problems)
-    return DatasetError(f"{len(problems)} files cannot be used: {listed}")
-
-
-def _problems_of_maps(paths: Sequence[Path], schemes: Schemes) -> list[L2SError]:
-    """Find what is wrong with label maps, where the images are wrong already."""
-    loaders = [lambda path=path: _load_map(path, schemes).box_mm() for path in paths]
-    return _load_all(loaders, lambda _: None)[1]
-
-
-def _load_scan(image: Path, labels: Path, schemes: Schemes) -> _Labelled:
-    volume, truth = load_image(image), load_labels(labels)
-    check_same_grid(volume, truth)
-    channels = schemes.real_to_target[schemes.real.to_channels(truth.data, source=labels)]
-    scan = _Labelled(labels=truth, channels=channels, structures=channels > 0, image=volume)
-    scan.box_mm()
-    return scan
-
-
-def _load_map(path: Path, schemes: Schemes) -> _Labelled:
-    volume = load_labels(path)
-    channels = schemes.maps.to_channels(volume.data, source=path)
-    structures = schemes.maps_to_target[channels] > 0
-    return _Labelled(labels=volume, channels=channels, structures=structures)
-
-
-def _grid_shape(
-    scans: Sequence[_Labelled], config: LearnConfig, *, stripped: bool
-) -> tuple[int, int, int]:
-    """Room for the structures of every scan, in voxels that the network can halve."""
-    multiple = _multiple(config)
-    extents = [np.subtract(*reversed(scan.box_mm())) for scan in scans]
-    voxels = (np.max(extents, 0) + 2 * _MARGIN_MM[stripped]) / config.spacing_mm
-    x, y, z = (int(-(-n // multiple) * multiple) for n in voxels)
-    return x, y, z if config.segmenter.ndim == 3 else int(np.ceil(voxels[2]))
-
-
-def _multiple(config: LearnConfig) -> int:
-    """Return the number of which the sides of the network's input are multiples.
-
-    >>> _multiple(LearnConfig().evolve(segmenter__depth=3, segmenter__subvoxel=2))
-    8
-    """
-    import torch
-
-    from ..segmentation import Segmenter
-
-    with torch.random.fork_rng(devices=[]):
-        return Segmenter(config.segmenter, 2).multiple
-
-
-def _is_stripped(scan: _Labelled) -> bool:
-    """Whether the image is black away from the labelled structures."""
-    from scipy.ndimage import binary_dilation
-
-    assert scan.image is not None
-    data = scan.image.data
-    low, high = data.min(), np.percentile(data[scan.structures], 99)
-    step = tuple(max(1, round(4 / s)) for s in scan.image.spacing_mm)
-    thin = tuple(slice(None, None, s) for s in step)
-    near = binary_dilation(scan.structures[thin], iterations=4)
-    away = (data[thin][~near] - low) / max(high - low, 1e-6)
-    return bool(away.size == 0 or np.mean(away > _BLACK) < 0.02)
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Builder:
-    """Brings volumes to one training grid."""
-
-    schemes: Schemes
-    config: LearnConfig
-    shape: tuple[int, int, int]
-    stripped: bool
-
-    @property
-    def factor(self) -> int:
-        return self.config.synthesis.oversampling
-
-    def _conform(self, scan: _Labelled, *, fine: bool) -> Conform:
-        low, high = scan.box_mm()
-        factor = self.factor if fine else 1
-        x, y, z = (n * factor for n in self.shape)
-        return Conform.to_grid(
-            scan.labels,
-            self.config.spacing_mm / factor,
-            shape=(x, y, z),
-            center_mm=tuple((low + high) / 2),
-        )
-
-    def scan(self, scan: _Labelled, name: str) -> Any:
-        """Bring a real scan to the working and the fine grid."""
-        import torch
-
-        from ..bilevel.training import RealScan
-        from ..synthesis import intensity
-
-        assert scan.image is not None
-        # Beyond the field of view resampling fills with 0, which is to be the darkest value.
-        data = scan.image.data - scan.image.data.min()
-        fine = self._conform(scan, fine=True)
-        kind = np.uint8 if len(self.schemes.target) < 256 else np.int16
-        channels = torch.from_numpy(fine.labels(scan.channels.astype(kind)))
-        return RealScan(
-            name=name,
-            voxel_mm=_voxel_mm(scan.image.affine),
-            image=torch.from_numpy(self._conform(scan, fine=False).image(data)),
-            target=channels
-            if self.factor == 1
-            else intensity.soft_labels(channels, len(self.schemes.target), self.factor),
-            fine_image=torch.from_numpy(fine.image(data)),
-            fine_channels=channels,
-        )
-
-    def label_map(self, path: Path) -> Array:
-        """Read a label map as generation labels on the fine grid."""
-        scan = _load_map(path, self.schemes)
-        fine: Array = self._conform(scan, fine=True).labels(scan.channels)
-        if self.stripped:
-            structures = self.schemes.maps_to_target[fine] > 0
-            fine = np.where(structures | self._hull(structures), fine, 0)
-        return fine
-
-    def _hull(self, structures: Array) -> Array:
-        """Close the structures by a ball and fill holes."""
-        from scipy.ndimage import binary_closing, binary_fill_holes
-
-        thin = structures[::2, ::2, ::2]
-        radius = round(_HULL_MM / (2 * self.config.spacing_mm / self.factor))
-        grid = np.ogrid[tuple(slice(-radius, radius + 1) for _ in range(3))]
-        ball = sum(axis**2 for axis in grid) <= radius**2
-        padded = np.pad(thin, radius)
-        closed = binary_fill_holes(binary_closing(padded, ball))
-        inner = tuple(slice(radius, radius + n) for n in thin.shape)
-        grown = closed[inner].repeat(2, 0).repeat(2, 1).repeat(2, 2)
-        hull: Array = grown[tuple(slice(0, n) for n in structures.shape)]
-        return hull
-
-    def own_map(self, scan: Any) -> Array:
-        """Make generation labels of a learning scan: its own, and tissue that nobody labelled."""
-        offset = len(self.schemes.maps)
-        image, channels = _unit(scan), scan.fine_channels.numpy()
-        # Air of whole heads is noise, not black: half the threshold between dark and bright.
-        dark = _BLACK if self.stripped else max(_BLACK, _two_clusters(image)[0] / 2)
-        tissue = (channels > 0) | (image > dark)
-        labels = np.where(tissue, channels.astype(np.int16) + offset, 0)
-        if self.config.synthesis.subclusters > 1:
-            return self._with_subclusters(labels, image)
-        for channel in range(1, len(self.schemes.target)):
-            inside = channels == channel
-            if inside.sum() > _TWO_TISSUES_SHARE * (channels > 0).sum():
-                threshold, gap = _two_clusters(image[inside])
-                if gap > _TWO_TISSUES_GAP:
-                    labels[inside & (image < threshold)] += len(self.schemes.target)
-        return labels
-
-    def _with_subclusters(self, labels: Array, image: Array) -> Array:
-        """Split each label of a learning scan by intensity, as far as it has enough voxels."""
-        import torch
-
-        from ..synthesis.subclusters import split_by_intensity
-
-        values, sizes = np.unique(labels[labels > 0], return_counts=True)
-        counts = {
-            int(value): min(self.config.synthesis.subclusters, int(size) // _CLUSTER_VOXELS)
-            for value, size in zip(values, sizes, strict=True)
-            if size >= 2 * _CLUSTER_VOXELS
-        }
-        clusters, origin = split_by_intensity(
-            torch.from_numpy(labels), torch.from_numpy(image), counts
-        )
-        layer = len(self.schemes.target)
-        table = np.array([label + layer * cluster for label, cluster in origin], dtype=np.int16)
-        split: Array = table[clusters.numpy()]
-        return split
-
-    def tables(self, maps: Sequence[Array]) -> dict[str, Any]:
-        """Group, channel and opposite of each generation label; groups occur in some map."""
-        tables = self.schemes.generation_tables(self.config.synthesis.subclusters)
-        if self.stripped:
-            _share_background(tables)
-        return _only_present(tables, maps)
-
-    def training_data(
-        self, real: list[Any], roles: list[str], maps: list[Array], own: list[Array]
-    ) -> tuple[Any, dict[str, Any]]:
-        """Assemble what the trainer takes, and the facts for the model's record."""
-        import torch
-
-        from ..bilevel.training import TrainingData
-        from ..synthesis import GenerationLabels, Synthesizer
-
-        learn = [scan for scan, role in zip(real, roles, strict=True) if role == "learn"]
-        tables = self.tables(own + maps)
-        moments = measure_moments(learn, own, tables, self.factor)
-        statistics = _statistics(moments, tables["group_names"])
-        kind, small = (
-            (np.uint8, torch.uint8) if len(tables["group"]) < 256 else (np.int16, torch.int16)
-        )
-        synthetic = [torch.from_numpy(np.ascontiguousarray(m.astype(kind))) for m in own + maps]
-        which_own = list(range(len(own)))
-        if self.config.segmenter.ndim == 2:
-            synthetic, which_own = _slices_of_maps(synthetic, len(own), self.factor)
-            learn = [piece for scan in learn for piece in _slices_of_scan(scan, self.factor)]
-        labels = GenerationLabels(
-            group=torch.tensor(tables["group"], dtype=small),
-            channel=torch.tensor(tables["channel"], dtype=torch.int64),
-            swap=torch.tensor(tables["swap"], dtype=small),
-            group_names=tables["group_names"],
-            n_channels=tables["n_channels"],
-        )
-        data = TrainingData(
-            synthesizer=Synthesizer(
-                label_maps=synthetic,
-                labels=labels,
-                config=self.config.synthesis,
-                spacing_mm=self.config.spacing_mm,
-                background_always=not self.stripped,
-                acquisitions=[
-                    _acquisition(scan.voxel_mm[: self.config.segmenter.ndim], self.config)
-                    for scan in learn
-                ],
-            ),
-            own=which_own,
-            learn=learn,
-            validate=[s for s, role in zip(real, roles, strict=True) if role == "validate"],
-            statistics=statistics,
-            opposite=self.schemes.target.opposite,
-        )
-        facts = {
-            "grid_shape": list(self.shape),
-            "skull_stripped": self.stripped,
-            "statistics": {k: list(v) for k, v in statistics.items()},
-            "moments": moments,
-        }
-        return data, facts
-
-
 def _share_background(tables: dict[str, Any]) -> None:
     """Give all background tissue one group: near the brain there is little beside CSF."""
     names = tables["group_names"]
@@ -460,25 +304,14 @@ def _share_background(tables: dict[str, Any]) -> None:
     ]
 
 
-def _voxel_mm(affine: Array) -> tuple[float, ...]:
-    """Voxel size along the axes of the world: that of the image axis nearest to each.
-
-    >>> _voxel_mm(np.array([[0, 0, 5.0, 0], [-1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]))
-    (5.0, 1.0, 2.0)
-    """
-    columns = np.asarray(affine)[:3, :3]
-    sizes = np.linalg.norm(columns, axis=0)
-    return tuple(float(sizes[i]) for i in np.abs(columns / sizes).argmax(1))
-
-
 def _acquisition(voxel_mm: Sequence[float], config: LearnConfig) -> tuple[float, ...]:
     """Voxel size in working voxels."""
     return tuple(round(max(1.0, size / config.spacing_mm), 3) for size in voxel_mm)
 
 
-def _only_present(tables: dict[str, Any], maps: Sequence[Array]) -> dict[str, Any]:
+def _only_present(tables: dict[str, Any], maps: Sequence[GenerationMap]) -> dict[str, Any]:
     """Drop the groups that occur in no label map, so that theta has no idle entries."""
-    present = {int(label) for labels in maps for label in np.unique(labels)}
+    present = {label for labels in maps for label in labels.present}
     names = tables["group_names"]
     used = sorted({0} | {group for label, group in enumerate(tables["group"]) if label in present})
     return {
@@ -500,40 +333,6 @@ def _statistics(
     if rest is not None:
         found |= {name: rest for name in names[1:] if name not in found}
     return found
-
-
-def _unit(scan: Any) -> Array:
-    """Fine image of a scan, normalised."""
-    from ..normalisation import normalise
-
-    image: Array = normalise(scan.fine_image[None, None])[0, 0].numpy()
-    return image
-
-
-def _two_clusters(values: Array) -> tuple[float, float]:
-    """Threshold between two clusters of intensities, and the distance of their means.
-
-    Maximises the variance between the clusters (Otsu, IEEE Trans. SMC 1979).
-
-    >>> values = np.r_[np.full(50, 0.2), np.full(150, 0.6)]
-    >>> threshold, gap = _two_clusters(values)
-    >>> bool(0.2 < threshold < 0.6), round(gap, 2)
-    (True, 0.4)
-    """
-    counts, edges = np.histogram(values, bins=128)
-    middle = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1]
-    above = counts.sum() - below
-    moment = np.cumsum(counts * middle)
-    low, high = (
-        moment[:-1] / np.maximum(below, 1),
-        (moment[-1] - moment[:-1]) / np.maximum(above, 1),
-    )
-    between = below * above * (high - low) ** 2
-    # The maximum is flat where bins are empty: take its middle.
-    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
-    cut = int(best[len(best) // 2])
-    return float(edges[cut + 1]), float((high - low)[cut])
 
 
 def _slices_of_maps(maps: Sequence[Any], own: int, factor: int) -> tuple[list[Any], list[int]]:

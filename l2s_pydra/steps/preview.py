@@ -81,6 +81,7 @@ def preview(
     count: int = 12,
     maps_table: Path | None = None,
     label_mapping: Path | None = None,
+    cache_dir: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
 ) -> Path:
@@ -90,6 +91,8 @@ def preview(
     ----------
     images, labels, participants, roles, label_maps, real_table, config, maps_table, label_mapping
         Those of :func:`~l2s_pydra.steps.learn.learn`.
+    cache_dir : Path, optional
+        That of :func:`~l2s_pydra.steps.learn.learn`.
     out_dir : Path
         Folder of the page; replaced as a whole if it is there.
     count : int, default=12
@@ -125,6 +128,7 @@ def preview(
             label_maps=label_maps,
             schemes=schemes,
             config=settings,
+            cache_dir=cache_dir,
         )
         check_priors(settings.synthesis.priors, data.synthesizer.labels.group_names)
         shown = _Shown.of(settings, data, schemes.target, chosen)

@@ -50,6 +50,11 @@ class Schemes:
             for number in range(2, subclusters + 1)
         ]
 
+    def target_groups(self) -> list[int]:
+        """Return the number of each channel's group in ``target``; that of the background is 0."""
+        names = ["", *self._target_groups()[1:]]
+        return [names.index(name) for name in names]
+
     def _target_groups(self) -> list[str]:
         return [label.group_or_guess for label in self.target.labels]
 

@@ -21,7 +21,7 @@ class Learn(python.Task["Learn.Outputs"]):
     Parameters
     ----------
     images : list of Image
-        Real images, those to learn from and those to validate on.
+        Real images, those to learn from, to validate on and to test on.
     labels : list of Image
         Manual labels on the grid of each image.
     participants : list of str
@@ -111,6 +111,7 @@ class Learn(python.Task["Learn.Outputs"]):
             segmentation=segmentation,
             out_dir=Path.cwd(),
             checkpoint_dir=Path(resources.checkpoint_dir) if resources.checkpoint_dir else None,
+            cache_dir=Path(resources.cache_dir) if resources.cache_dir else None,
             device=resources.device,
             threads=resources.threads,
             processes=resources.processes,

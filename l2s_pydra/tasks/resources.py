@@ -36,6 +36,8 @@ class Resources:
     """Processes that share every batch of a training, one for each GPU."""
     checkpoint_dir: str | None = None
     """Folder from which an interrupted training run goes on; ``None`` keeps no checkpoints."""
+    cache_dir: str | None = None
+    """Folder that keeps data on the training grid for further trainings; ``None`` keeps none."""
 
     def __bytes_repr__(self, cache: Any) -> Iterator[bytes]:
         """Give Pydra the same bytes for all instances."""

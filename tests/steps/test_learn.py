@@ -291,7 +291,7 @@ def test_a_participant_has_one_role(inputs):
 @pytest.mark.parametrize(
     "change",
     [
-        {"roles": ["learn", "learn", "test", "validate"]},
+        {"roles": ["learn", "learn", "judge", "validate"]},
         {"roles": ["learn", "validate"]},
         {"labels": []},
         {"participants": ["sub-01"]},

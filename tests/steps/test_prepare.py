@@ -380,6 +380,7 @@ def test_small_structures_can_be_learned(inputs, write, table, ndim):
         labels = np.zeros(SHAPE, np.int16)
         labels[13:15, 13:15, 13:15] = 7
         labels[::2, ::2, ::2] = 0
+        labels = np.roll(labels, i, 1)
         given["labels"][i] = write(f"spot{i}.nii.gz", labels)
     data, _ = prepare(**given)
     assert data.learn
@@ -408,8 +409,8 @@ def test_more_labels_than_a_byte_can_tell_apart(inputs, write, table):
     rows = (f"{1000 + i}\tstructure {i}" for i in range(count))
     given["schemes"] = read_schemes(table("index\tname", *rows), None, None)
     labels = np.zeros(SHAPE, np.int32)
-    labels[5:25, 5:25, 5:25] = 1000 + np.arange(8000).reshape(20, 20, 20) % count
     for i in range(3):
+        labels[5:25, 5:25, 5:25] = 1000 + np.roll(np.arange(8000), i).reshape(20, 20, 20) % count
         given["labels"][i] = write(f"many{i}.nii.gz", labels)
     data, _ = prepare(**given)
     tables, own = data.synthesizer.labels, data.synthesizer.label_maps[0]

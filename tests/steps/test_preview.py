@@ -159,7 +159,7 @@ def test_an_earlier_preview_is_replaced_whole_or_not_at_all(given, tmp_path):
     [
         ({"count": 0}, "at least 1"),
         ({"labels": []}, "labels: 0"),
-        ({"roles": ["learn", "learn", "learn", "test"]}, "'test'"),
+        ({"roles": ["learn", "learn", "learn", "judge"]}, "'judge'"),
         ({"participants": ["sub-01"] * 4}, "sub-01"),
     ],
 )
