@@ -276,7 +276,8 @@ def _kept_by_network(
             total += block if deepest else 2 * block - (0 if keeps else output)
         if not deepest and _is_cast(config, number, device):
             total -= 0 if checkpointed else output
-        blocks.append(block)
+        # Run again, a block stops before its last output, and what it gave has been used up.
+        blocks.append(block - 2 * output)
     return total, max(blocks) if checkpointed else 0
 
 
