@@ -1,0 +1,109 @@
+"""How CPUs and GPUs are divided among trainings."""
+
+import multiprocessing
+
+import pytest
+
+from l2s_pydra.workflows.crew import Crew, claim_gpu, visible_gpus
+from l2s_pydra.workflows.options import Options
+from l2s_pydra.workflows.session import Session
+
+
+@pytest.fixture
+def crew(tmp_path):
+    """Divide what a run has among trainings."""
+
+    def crew(jobs, **options):
+        places = {name: tmp_path / name for name in ("bids_dir", "output_dir", "work_dir")}
+        given = Options(**places, levels=("learn",), **options)
+        session = Session(options=given, uuid="x", cache=tmp_path, stage=tmp_path)
+        return Crew.of(session, jobs), session
+
+    return crew
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Let there be two GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-b")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "options", "n_procs", "threads"),
+    [
+        (6, {"n_procs": 2}, 2, 1),
+        (6, {"n_procs": 1}, 1, 1),
+        (1, {"n_procs": 2}, 1, 2),
+        (2, {"n_procs": 4}, 2, 2),
+        (6, {"n_procs": 4, "threads": 2}, 2, 2),
+        (6, {"n_procs": 4, "learn_processes": 2}, 2, 2),
+    ],
+)
+def test_on_cpus_each_training_has_a_thread_at_least(crew, jobs, options, n_procs, threads):
+    found, _ = crew(jobs, device="cpu", **options)
+    assert (found.n_procs, found.threads) == (n_procs, threads)
+    assert found.gpus == ()
+
+
+def test_one_training_on_each_gpu(crew, gpus, tmp_path):
+    found, _ = crew(6, n_procs=8)
+    assert (found.n_procs, found.threads, found.gpus) == (2, 4, ("4", "GPU-b"))
+    assert found.resources(tmp_path).device == "auto"
+    assert crew(1, n_procs=8)[0].n_procs == 1
+
+
+def test_one_at_a_time_where_a_gpu_is_named_or_shared(crew, gpus):
+    for options in ({"device": "cuda:1"}, {"device": "cuda", "learn_processes": 2}):
+        found, _ = crew(6, n_procs=8, **options)
+        assert (found.n_procs, found.threads, found.gpus) == (1, 8, ())
+
+
+def test_the_cpu_is_chosen_although_there_are_gpus(crew, gpus):
+    assert crew(6, n_procs=2, device="cpu")[0].gpus == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("0,1", ["0", "1"]), ("", []), ("-1", []), ("2,-1,3", ["2"]), ("MIG-a", ["MIG-a"])],
+)
+def test_gpus_are_those_of_the_environment(monkeypatch, given, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_gpus() == expected
+
+
+def test_gpus_are_those_of_the_driver(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("nvidia0", "nvidia3", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus(tmp_path) == ["0", "1"]
+    assert visible_gpus(tmp_path / "nowhere") == []
+
+
+def claim(folder, gpus, claimed, release):
+    claimed.put(claim_gpu(folder, gpus))
+    release.wait()
+
+
+def test_no_two_processes_see_the_same_gpu(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    claimed, release = context.Queue(), context.Event()
+    arguments = (tmp_path, ["a", "b"], claimed, release)
+    processes = [context.Process(target=claim, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert sorted(str(claimed.get(timeout=60)) for _ in processes) == ["None", "a", "b"]
+    release.set()
+    for process in processes:
+        process.join(timeout=60)
+    # Locks are gone with their processes.
+    again = context.Process(target=claim, args=arguments)
+    again.start()
+    again.join(timeout=60)
+    assert claimed.get(timeout=60) == "a"
+
+
+def test_workers_claim_in_the_working_directory(crew, gpus, tmp_path):
+    found, session = crew(2, n_procs=2)
+    worker = found.worker(session, lambda task, seconds, error: None)
+    assert worker.n_procs == 2
+    assert worker.prepare.args[1:] == (tmp_path / "work_dir" / "gpus", ("4", "GPU-b"))
