@@ -1,5 +1,8 @@
 """A model that can be reasoned about: it labels by intensity."""
 
+from functools import partial
+from typing import ClassVar
+
 import nibabel as nb
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from l2s_pydra import bids_examples
 from l2s_pydra.config import LearnConfig, preset
 from l2s_pydra.labels import Label, LabelScheme
 from l2s_pydra.segmentation import Model, Segmenter
+from l2s_pydra.steps.schemes import read_schemes
 
 GREY, WHITE = 3, 41
 
@@ -139,3 +143,77 @@ def inputs(tmp_path, config):
         }
 
     return inputs
+
+
+class Lobes:
+    """Scans of two bright lobes with a stem between them, and what a training takes them with."""
+
+    left, right, stem = 10, 49, 16
+    shape, spacing = (30, 28, 26), 2.0
+    lines = ("index\tname", "10\tLeft-Lobe", "49\tRight-Lobe", "16\tStem")
+    values: ClassVar = {0: 60.0, left: 150.0, right: 150.0, stem: 100.0}
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def affine(self):
+        affine = np.diag([self.spacing, self.spacing, self.spacing, 1.0])
+        affine[:3, 3] = -30, -20, 11
+        return affine
+
+    def head(self, shift=0):
+        """Labels, left where the first index is low."""
+        labels = np.zeros(self.shape, np.int16)
+        labels[6:14, 8:20, 8:18] = self.left
+        labels[16:24, 8:20, 8:18] = self.right
+        labels[14:16, 8:20, 4:18] = self.stem
+        return np.roll(labels, shift, 1)
+
+    def picture(self, labels, *, stripped=False, seed=0):
+        rng = np.random.default_rng(seed)
+        image = np.vectorize(self.values.get)(labels) + rng.normal(0, 4, labels.shape)
+        around = np.zeros(self.shape, bool)
+        around[3:27, 4:24, 2:22] = True
+        image[~around] = 0
+        if stripped:
+            image[labels == 0] = 0
+        return image.clip(0).astype(np.float32)
+
+    def write(self, name, data, affine=None, codes="RAS"):
+        """Write a volume, stored along any axes; return its path."""
+        image = nb.Nifti1Image(data, self.affine() if affine is None else affine)
+        start, end = nb.io_orientation(image.affine), nb.orientations.axcodes2ornt(codes)
+        image = image.as_reoriented(nb.orientations.ornt_transform(start, end))
+        image.to_filename(self.folder / name)
+        return self.folder / name
+
+    def table(self, *lines, name="dseg.tsv"):
+        path = self.folder / name
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def config(self, **changes):
+        # Three levels: the sides of the grid are multiples of four.
+        changes = {"spacing_mm": self.spacing, "segmenter__depth": 3, **changes}
+        return LearnConfig().evolve(**changes)
+
+    def inputs(self, *, stripped=False, codes="RAS", **changes):
+        """Two learning scans and one to validate on, with one label map more."""
+        labels = [self.head(shift) for shift in (0, 1, -1)]
+        pictures = [self.picture(x, stripped=stripped, seed=i) for i, x in enumerate(labels)]
+        write = partial(self.write, codes=codes)
+        return {
+            "images": [write(f"im{i}.nii.gz", p) for i, p in enumerate(pictures)],
+            "labels": [write(f"lab{i}.nii.gz", x) for i, x in enumerate(labels)],
+            "names": ["sub-1", "sub-2", "sub-3"],
+            "roles": ["learn", "learn", "validate"],
+            "label_maps": [write("map.nii.gz", self.head(2))],
+            "schemes": read_schemes(self.table(*self.lines), None, None),
+            "config": self.config(),
+            **changes,
+        }
+
+
+@pytest.fixture
+def lobes(tmp_path):
+    return Lobes(tmp_path)
