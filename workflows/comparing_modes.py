@@ -98,7 +98,10 @@ def _run(session: Session, runs: Sequence[Run]) -> None:
             count = f"{len(done)} of {len(names)}"
             _log.info("%s: %s in %.0f s (%s)", name, verb, seconds, count)
 
-    resources = [crew.resources(checkpoint_dir(session, run.learn)) for run in todo]
+    resources = [
+        crew.resources(session, checkpoint_dir(session, run.learn), run.compared.name)
+        for run in todo
+    ]
     parts = [part for run in todo for part in _parts(session, run)]
     worker = crew.worker(session, notify)
     engine.run(workflow_of(todo, resources), parts, session.cache, worker)

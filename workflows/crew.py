@@ -11,6 +11,7 @@ import attrs
 
 from l2s_pydra.tasks import Resources
 
+from .learning import conformed_dir
 from .logs import set_up_logging
 from .session import Session
 from .worker import IsolatingWorker, Notify
@@ -69,13 +70,15 @@ class Crew:
             gpus=tuple(gpus),
         )
 
-    def resources(self, checkpoints: Path) -> Resources:
-        """Where one of the trainings runs."""
+    def resources(self, session: Session, checkpoints: Path, title: str) -> Resources:
+        """Where one of the trainings runs, and what the log calls it."""
         return Resources(
             device=self.device,
             threads=self.threads,
             processes=self.processes,
             checkpoint_dir=str(checkpoints),
+            cache_dir=str(conformed_dir(session)),
+            title=title,
         )
 
     def worker(self, session: Session, notify: Notify) -> IsolatingWorker:

@@ -9,17 +9,20 @@ from typing import Any
 import attrs
 from pydra.utils.hash import hash_function
 
-from l2s_pydra.bids.dataset import TrainingSet, build_training_set
+from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, build_training_set
 from l2s_pydra.bids.entities import parse_name
+from l2s_pydra.errors import DatasetError
 from l2s_pydra.tasks import Learn, Preview, Resources
 
 from . import engine
 from .learn import LearnModel
 from .model_files import ModelFiles
+from .segmenting import unreadable
 from .session import Failure, Session, code_version
 
 __all__ = [
     "checkpoint_dir",
+    "conformed_dir",
     "find_training_set",
     "learn",
     "learn_inputs",
@@ -58,6 +61,7 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
         threads=session.options.threads or session.options.n_procs,
         processes=session.options.learn_processes,
         checkpoint_dir=str(checkpoints),
+        cache_dir=str(conformed_dir(session)),
     )
     task, workflow = (kind(**inputs, resources=resources) for kind in (Learn, LearnModel))
     if engine.is_done(task, session.cache):
@@ -139,7 +143,8 @@ def find_training_set(session: Session) -> TrainingSet:
     Raises
     ------
     DatasetError
-        If it is not there.
+        If it is not there, or a file cannot be opened. Images to test on, of which a training
+        reads none, may be missing.
     """
     options = session.options
     found = build_training_set(
@@ -155,6 +160,14 @@ def find_training_set(session: Session) -> TrainingSet:
         filters=session.filters,
         database_dir=options.database_dir,
     )
+    pairs = (*found.learn, *found.validate)
+    for path in (
+        *(path for pair in pairs for path in _files(pair)),
+        *(record.path for record in found.label_maps),
+    ):
+        why = unreadable(path)
+        if why:
+            raise DatasetError(why)
     _log.info(
         "learning from %d image(s), validating on %d, testing on %d, with %d label map(s) more",
         len(found.learn),
@@ -163,6 +176,11 @@ def find_training_set(session: Session) -> TrainingSet:
         len(found.label_maps),
     )
     return found
+
+
+def _files(pair: tuple[ImageRecord, Path]) -> tuple[Path, Path]:
+    image, labels = pair
+    return image.path, labels
 
 
 def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
@@ -178,7 +196,7 @@ def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
     roles = {
         "learn": training_set.learn,
         "validate": training_set.validate,
-        "test": training_set.test,
+        "test": [pair for pair in training_set.test if not any(map(unreadable, _files(pair)))],
     }
     pairs = [pair for mine in roles.values() for pair in mine]
     return {
@@ -213,6 +231,11 @@ def checkpoint_dir(session: Session, task: Learn) -> Path:
     It depends on all that decides the result, so that only the same training goes on.
     """
     return session.options.work_dir / "checkpoints" / hash_function(task)[:16]
+
+
+def conformed_dir(session: Session) -> Path:
+    """Folder for data on the training grid, which all trainings share."""
+    return session.options.work_dir / "conformed"
 
 
 def stage_model(session: Session, folder: Path) -> ModelFiles:

@@ -50,6 +50,7 @@ def learn(
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
+    title: str | None = None,
     processes: int = 1,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
@@ -91,6 +92,8 @@ def learn(
         CPU threads.
     progress : bool, default=True
         Whether to show a progress bar (on a terminal) or log lines.
+    title : str, optional
+        What log lines call the training, where several run at a time; there is no bar then.
     processes : int, default=1
         Processes of this machine that share every batch, one for each GPU; for several machines
         see :mod:`~l2s_pydra.steps.parallel`.
@@ -129,6 +132,7 @@ def learn(
         "device": device,
         "threads": threads,
         "progress": progress,
+        "title": title,
         "checkpoint_every": checkpoint_every,
         "keep_checkpoints": keep_checkpoints,
     }
@@ -162,6 +166,7 @@ def learn_shared(
     device: str,
     threads: int | None,
     progress: bool,
+    title: str | None = None,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
     processes: "Processes | None" = None,
@@ -186,7 +191,7 @@ def learn_shared(
     settings = LearnConfig.from_dict(config)
     first = processes is None or processes.first
     schemes = read_schemes(real_table, maps_table, label_mapping)
-    show = _Progress(settings, enabled=progress and first)
+    show = _Progress(settings, enabled=progress and first, title=title)
     with computing_on(device, threads) as chosen:
         data, facts = prepare(
             images=images,
@@ -261,21 +266,22 @@ def _checkpoint(folder: Path | None) -> Path | None:
 
 
 class _Progress:
-    """A bar on a terminal, log lines elsewhere."""
+    """A bar on a terminal, log lines elsewhere and where trainings with titles run together."""
 
-    def __init__(self, config: LearnConfig, *, enabled: bool) -> None:
+    def __init__(self, config: LearnConfig, *, enabled: bool, title: str | None = None) -> None:
         import sys
 
         self.enabled, self.steps = enabled, config.training.steps
         self.bar: Any = None
-        self.terminal = enabled and sys.stderr.isatty()
+        self.terminal = enabled and title is None and sys.stderr.isatty()
+        self.prefix = f"{title}: " if title else ""
         self.started = time.monotonic()
         self.first_step: float | None = None
         self.reported = 0.0
 
     def reading(self, what: str, done: int, total: int) -> None:
         if self.enabled and done % 5 == 0:
-            logger.info("%s: %d of %d", what, done, total)
+            logger.info("%s%s: %d of %d", self.prefix, what, done, total)
 
     def training(self, row: Mapping[str, Any]) -> None:
         if not self.enabled:
@@ -293,7 +299,8 @@ class _Progress:
             left = (now - self.started) / done * (self.steps - step)
             dice = max(row["best_dice"], 0.0)
             logger.info(
-                "step %d of %d, loss %.3f, best validation Dice %.3f, %s, about %.0f min left",
+                "%sstep %d of %d, loss %.3f, best validation Dice %.3f, %s, about %.0f min left",
+                self.prefix,
                 step,
                 self.steps,
                 row["synthetic_loss"],

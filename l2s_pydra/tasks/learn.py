@@ -115,5 +115,6 @@ class Learn(python.Task["Learn.Outputs"]):
             device=resources.device,
             threads=resources.threads,
             processes=resources.processes,
+            title=resources.title,
         )
         return model, model / "weights.safetensors", model / "config.json", model / "labels.tsv"

@@ -38,6 +38,8 @@ class Resources:
     """Folder from which an interrupted training run goes on; ``None`` keeps no checkpoints."""
     cache_dir: str | None = None
     """Folder that keeps data on the training grid for further trainings; ``None`` keeps none."""
+    title: str | None = None
+    """What the log calls a training that runs beside others; ``None`` where there is but one."""
 
     def __bytes_repr__(self, cache: Any) -> Iterator[bytes]:
         """Give Pydra the same bytes for all instances."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from l2s_pydra.errors import DatasetError
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.workflows.cli import parse
 from l2s_pydra.workflows.compared import plan
@@ -90,6 +91,7 @@ def test_page_table_and_answer(compared):
     assert "&lt;bids_dir&gt;" in page
     assert list((compared.output / "comparison" / "figures").glob("*.png"))
     assert "synthseg, seed 1: trained in" in compared.said
+    assert "synthseg, seed 1: step 4 of 4" in compared.said
 
 
 def test_the_run_is_recorded_and_the_derivative_is_valid(compared):
@@ -234,9 +236,14 @@ def test_images_that_cannot_be_opened_are_left_out(planned, data):
     roles = ("--learn-participants", "02", "--test-participants", "01")
     _, found = planned(data, *TWICE, *roles)
     assert found.runs[0].assessed["names"] == ["sub-01_ses-01_T1w"]
+    trained = {path.name: path for path in found.runs[0].trained["images"]}
+    assert image.name not in trained
+    assert "sub-01_ses-01_T1w.nii.gz" in trained
     (missing,) = found.runs[0].compared.left_out
     assert missing["image"] == "sub-01_ses-02_T1w"
     assert "datalad get" in missing["reason"]
+    with pytest.raises(DatasetError, match=r"sub-01_ses-02_T1w.*datalad get"):
+        planned(data, *TWICE)
 
 
 @pytest.mark.parametrize(

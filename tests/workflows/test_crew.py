@@ -46,9 +46,11 @@ def test_on_cpus_each_training_has_a_thread_at_least(crew, jobs, options, n_proc
 
 
 def test_one_training_on_each_gpu(crew, gpus, tmp_path):
-    found, _ = crew(6, n_procs=8)
+    found, session = crew(6, n_procs=8)
     assert (found.n_procs, found.threads, found.gpus) == (2, 4, ("4", "GPU-b"))
-    assert found.resources(tmp_path).device == "auto"
+    resources = found.resources(session, tmp_path, "mixed, seed 1")
+    assert (resources.device, resources.threads, resources.title) == ("auto", 4, "mixed, seed 1")
+    assert resources.cache_dir == str(tmp_path / "work_dir" / "conformed")
     assert crew(1, n_procs=8)[0].n_procs == 1
 
 
