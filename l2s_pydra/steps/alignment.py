@@ -11,13 +11,13 @@ intensities under label *k* displaced by *d*, and :math:`n_k` its voxels,
 once over all voxels, background being a label, and once over the labelled voxels alone. Labels that
 fit much better in another place are suspicious.
 
-What it cannot see: displacements below about a twentieth of the field of view; brains that are
+What it cannot see: displacements below about a thirtieth of the field of view; brains that are
 mirrored left to right about their own middle, as the sides look alike (about the middle of the
-image it sees it, if the head is off centre); labels of few voxels, or of a single structure in a
-whole head, which fit in many places.
+image it sees them where the head is off centre or not symmetric); exchanged names of the two sides;
+labels of few voxels, or of one or two structures in a whole head, many of which fit elsewhere too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -27,13 +27,19 @@ import numpy.typing as npt
 __all__ = ["Fit", "background_level", "fit_of_labels", "two_clusters"]
 
 Array = npt.NDArray[Any]
+_Candidate = tuple[int | None, Array, Array]
+"""Axis along which labels are mirrored, and explained shares at all displacements."""
 
 _SIDE = 32
 """Voxels of the coarse grid along the longest axis of the field of view."""
 _FEW = 8
 """Coarse voxels that a structure needs to be looked at."""
+_MANY = 200
+"""Coarse voxels, of three or more structures, that fit in one place only."""
 _BLACK = 0.02
 """Share of the range of intensities up to which a voxel is empty in any case."""
+_MIRRORED = 0.15
+"""How much better mirrored labels must fit to be believed."""
 _FLOOR = 1e-3
 """Least variance, of intensities from 0 to 1, that is worth explaining."""
 
@@ -52,6 +58,8 @@ class Fit:
     """Explained share of the variance of all voxels: here, and at best."""
     inside: tuple[float, float]
     """The same within the labels; both 0 if there is one label only."""
+    telling: bool
+    """Whether there are structures and voxels enough for ``inside`` to decide alone."""
     move_voxels: tuple[int, int, int]
     """How far to move the labels for the best fit, voxels along the axes of the array."""
     mirror: int | None
@@ -69,7 +77,8 @@ class Fit:
         if best > 0.5 and best - here > 0.1:
             return True
         inside, inside_best = self.inside
-        return inside_best - inside > 0.3 and best - here > 0.05
+        gain = inside_best - inside > 0.3 and inside < 0.6 * inside_best
+        return gain and (self.telling or best - here > 0.05)
 
 
 def fit_of_labels(
@@ -96,18 +105,20 @@ def fit_of_labels(
     """
     steps = _steps(image.shape, spacing_mm)
     thin = tuple(slice(step // 2, None, step) for step in steps)
-    classes = np.asarray(groups)[labels[thin]]
-    masks = [classes == k for k in np.unique(classes[classes > 0])]
-    masks = [mask for mask in masks if np.count_nonzero(mask) >= _FEW]
+    masks = _masks(np.asarray(groups)[labels[thin]])
     if not masks:
         return None
     values = image[thin].astype(np.float64)
     low, high = np.percentile(values, (0.5, 99))
     scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    candidates = list(_candidates(scaled, masks))
+    candidates: list[_Candidate] = [(None, *_explained(scaled, masks))]
+    for axis in range(3):
+        mirrored = _masks(np.asarray(groups)[np.flip(labels, axis)[thin]])
+        if mirrored:
+            candidates.append((axis, *_explained(scaled, mirrored)))
     here = (float(candidates[0][1].flat[0]), float(candidates[0][2].flat[0]))
-    mirror, whole, inside = max(candidates, key=lambda c: float(_criterion(c[1], c[2]).max()))
-    place = np.unravel_index(int(_criterion(whole, inside).argmax()), whole.shape)
+    mirror, whole, inside = max(candidates, key=_merit)
+    place = np.unravel_index(int((whole + inside).argmax()), whole.shape)
     around = np.any(masks, axis=0)
     x, y, z = (
         _signed(int(i), n) * step for i, n, step in zip(place, whole.shape, steps, strict=True)
@@ -116,6 +127,7 @@ def fit_of_labels(
         **_darkness(scaled, values, around),
         whole=(here[0], float(whole[place])),
         inside=(here[1], float(inside[place])),
+        telling=len(masks) > 2 and int(np.count_nonzero(around)) >= _MANY,
         move_voxels=(x, y, z),
         mirror=mirror,
     )
@@ -131,40 +143,46 @@ def _steps(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
     ]
 
 
+def _masks(classes: Array) -> list[Array]:
+    """Where each structure is that has voxels enough."""
+    masks = [classes == k for k in np.unique(classes[classes > 0])]
+    return [mask for mask in masks if np.count_nonzero(mask) >= _FEW]
+
+
 def _signed(shift: int, size: int) -> int:
     return shift - size if shift > size // 2 else shift
 
 
-def _criterion(whole: Array, inside: Array) -> Array:
-    return whole + inside
+def _merit(candidate: _Candidate) -> float:
+    """Best fit of a candidate; to be mirrored needs a reason, as brains are nearly symmetric."""
+    mirror, whole, inside = candidate
+    return float((whole + inside).max()) - (0 if mirror is None else _MIRRORED)
 
 
-def _candidates(image: Array, masks: Sequence[Array]) -> Iterator[tuple[int | None, Array, Array]]:
-    """Explained shares at all displacements, for the labels as they are and mirrored."""
+def _explained(image: Array, masks: Sequence[Array]) -> tuple[Array, Array]:
+    """Explained shares at all displacements: of all voxels, and of the labelled ones."""
     from scipy import fft
 
     values = image - image.mean()
-    transform, transform_of_square = fft.rfftn(values), fft.rfftn(values**2)
+    transform = fft.rfftn(values)
 
     def under(mask: Array, of: Array) -> Array:
-        moved: Array = fft.irfftn(of * np.conj(fft.rfftn(mask)), s=image.shape)
+        moved: Array = fft.irfftn(of * np.conj(fft.rfftn(mask.astype(float))), s=image.shape)
         return moved
 
-    size = np.count_nonzero(np.any(masks, axis=0))
-    for axis in (None, 0, 1, 2):
-        turned = [(np.flip(m, axis) if axis is not None else m).astype(float) for m in masks]
-        sums = [under(mask, transform) for mask in turned]
-        total = np.sum(sums, axis=0)
-        between = np.sum([s**2 / m.sum() for s, m in zip(sums, turned, strict=True)], axis=0)
-        # The mean is 0: what is not under a label sums to the opposite.
-        rest = total**2 / max(image.size - size, 1)
-        whole = (between + rest) / max(float((values**2).sum()), image.size * _FLOOR)
-        inside = np.zeros_like(whole)
-        if len(masks) > 1:
-            squares = under(np.sum(turned, axis=0), transform_of_square)
-            common = total**2 / size
-            inside = (between - common) / np.maximum(squares - common, size * _FLOOR)
-        yield axis, whole, inside
+    labelled = np.any(masks, axis=0)
+    size = np.count_nonzero(labelled)
+    sums = [under(mask, transform) for mask in masks]
+    total = np.sum(sums, axis=0)
+    between = np.sum([s**2 / np.count_nonzero(m) for s, m in zip(sums, masks, strict=True)], axis=0)
+    # The mean is 0: what is not under a label sums to the opposite.
+    rest = total**2 / max(image.size - size, 1)
+    whole = (between + rest) / max(float((values**2).sum()), image.size * _FLOOR)
+    if len(masks) == 1:
+        return whole, np.zeros_like(whole)
+    squares = under(labelled, fft.rfftn(values**2))
+    common = total**2 / size
+    return whole, (between - common) / np.maximum(squares - common, size * _FLOOR)
 
 
 def _darkness(scaled: Array, values: Array, labelled: Array) -> dict[str, float]:
