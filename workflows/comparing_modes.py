@@ -56,6 +56,7 @@ def compare(session: Session) -> tuple[bool, list[Failure]]:
         If the training set, or what to compare on, is not as asked for.
     """
     planned = plan(session)
+    _warn_of_warmup(session)
     _run(session, planned.runs)
     results = [_result(session, run) for run in planned.runs]
     models = [result.model for result in results if result.model is not None]
@@ -73,6 +74,20 @@ def compare(session: Session) -> tuple[bool, list[Failure]]:
         if result.model is not None:
             shutil.rmtree(checkpoint_dir(session, result.run.learn), ignore_errors=True)
     return there, failures
+
+
+def _warn_of_warmup(session: Session) -> None:
+    """Say so if no synthesis is learned, because trainings end before that begins."""
+    training = session.options.config.training
+    learned = [mode for mode in session.options.compare if mode.startswith("learn2synth")]
+    if learned and training.steps <= training.theta_warmup_steps:
+        _log.warning(
+            "%s will learn nothing of the synthesis: %d steps end before step "
+            "training.theta_warmup_steps = %d; give more --steps, or set a smaller one",
+            " and ".join(learned),
+            training.steps,
+            training.theta_warmup_steps,
+        )
 
 
 def _run(session: Session, runs: Sequence[Run]) -> None:
