@@ -296,7 +296,7 @@ class TrainingConfig:
     takes this into account."""
     stop_after_skipped: int = attrs.field(default=25, validator=_count)
     """Steps in a row without a finite loss and gradient (they are skipped) that end the run."""
-    wide_share: float = attrs.field(default=0.6, validator=_share)
+    wide_share: float = attrs.field(default=0.7, validator=_share)
     """Share of draws that keep the generator's wide ranges instead of A_theta; only for
     augmentations that replace the generator's intensities (``contrast``)."""
     real_share: float = attrs.field(default=0.5, validator=_share)
@@ -304,7 +304,7 @@ class TrainingConfig:
     remap_share: float = attrs.field(default=0.5, validator=_share)
     """Share of real training images whose intensities are remapped at random, in the
     ``mixed-randomised`` and ``learn2synth-mixed`` modes."""
-    learned_remap_share: float = attrs.field(default=0.0, validator=_share)
+    learned_remap_share: float = attrs.field(default=0.5, validator=_share)
     """Share of learned draws whose intensities are remapped at random, so that what is learned of
     one contrast serves others; theta does not move at these."""
     outer_remap_share: float = attrs.field(default=0.0, validator=_share)
@@ -319,7 +319,7 @@ class TrainingConfig:
     """Time after which training ends; the learning rate decays accordingly."""
     patience: int | None = attrs.field(default=None, validator=validators.optional(_count))
     """Validations without a better one after which training ends."""
-    own_label_share: float = attrs.field(default=0.85, validator=_share)
+    own_label_share: float = attrs.field(default=0.95, validator=_share)
     """Share of draws made from the learning participants' own label maps."""
     validate_every: int = attrs.field(default=500, validator=_count)
     """Steps between two validations."""
@@ -469,6 +469,7 @@ def preset(name: str, *, ndim: int | None = None) -> LearnConfig:
             synthesis__spacing_slices_mm=6.0,
             synthesis__rician_share=0.0,
             training__steps=4000,
+            training__own_label_share=1.0,
             training__validate_every=250,
             training__checkpoint_every=250,
             training__batch_size=1 if ndim == 3 else 8,
@@ -486,6 +487,7 @@ def preset(name: str, *, ndim: int | None = None) -> LearnConfig:
             training__schedule="constant",
             training__steps=60000,
             training__wide_share=0.0,
+            training__learned_remap_share=0.0,
             training__precision="fp32",
             training__estimator="exact",
             augmentation__name="noise_bias",

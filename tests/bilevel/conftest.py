@@ -243,6 +243,7 @@ def settings_of(ndim=2, **changes):
         "training__batch_size": 2,
         "training__theta_warmup_steps": WARMUP,
         "training__wide_share": 0.0,
+        "training__learned_remap_share": 0.0,
         "training__validate_every": 4,
         "training__checkpoint_every": 4,
         "training__precision": "fp32",

@@ -105,6 +105,7 @@ def config():
             "training__steps": 4,
             "training__theta_warmup_steps": 1,
             "training__wide_share": 0.0,
+            "training__learned_remap_share": 0.0,
             "training__validate_every": 2,
             "training__checkpoint_every": 2,
         }

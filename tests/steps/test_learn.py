@@ -47,6 +47,7 @@ def config(ndim=3, **changes):
         "training__steps": STEPS,
         "training__theta_warmup_steps": 1,
         "training__wide_share": 0.0,
+        "training__learned_remap_share": 0.0,
         "training__validate_every": 2,
         "training__checkpoint_every": 2,
     }
