@@ -206,7 +206,7 @@ class _AveragePool(nn.Module):
             for other in others:
                 first = first + other
             x = first
-        return x * self.size ** (2 - x.ndim)
+        return x * float(self.size) ** (2 - x.ndim)
 
 
 def _every(axis: int, start: int, step: int) -> tuple[slice, ...]:
