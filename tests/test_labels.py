@@ -233,3 +233,26 @@ def test_mapping_table_with_a_value_twice(table):
     with pytest.raises(LabelError, match="index 1 twice") as error:
         read_mapping(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.float32])
+@pytest.mark.parametrize(
+    "values", [(0, 7, 41), (-3, 0, 300), (7,), (-32768, 0, 32767), (0, 7, 2**24)]
+)
+def test_channels_of_values_near_and_far(values, dtype):
+    """Values that are close together are counted, others sorted."""
+    if dtype == np.int16 and max(values) > 32767:
+        values = (0, 7)
+    scheme = LabelScheme([Label(index=i, name=f"s{i}") for i in sorted({*values} - {0})])
+    image = np.random.default_rng(0).choice(np.array(values, dtype), (5, 6, 7))
+    expected = [[[scheme.channel(int(v)) for v in row] for row in plane] for plane in image]
+    np.testing.assert_array_equal(scheme.to_channels(image, source="x.nii"), expected)
+
+
+@pytest.mark.parametrize("odd", [77, -1, 2**30, -(2**31)])
+def test_an_unknown_value_is_named_with_its_file(odd):
+    scheme = LabelScheme([Label(index=7, name="seven")])
+    labels = np.full((4, 4, 4), 7, np.int32)
+    labels[1, 2, 3] = odd
+    with pytest.raises(LabelError, match=rf"x\.nii: label\(s\) {odd} not in the label table"):
+        scheme.to_channels(labels, source="x.nii")

@@ -21,7 +21,6 @@ from .sources import (
     Facts,
     Loaded,
     Source,
-    channels_of,
     content_digests,
     is_stripped,
     structures_box,
@@ -171,7 +170,7 @@ class Examiner:
         if truth is not None:
             real, to_target = self.schemes.real, self.schemes.real_to_target
             channels = _attempt(
-                lambda: to_target[channels_of(real, truth.data, labels)], labels, problems
+                lambda: to_target[real.to_channels(truth.data, source=labels)], labels, problems
             )
             if channels is not None and not channels.any():
                 problems.append(Problem.error(labels, *_NO_STRUCTURE))
@@ -187,7 +186,7 @@ class Examiner:
         channels = None
         if volume is not None:
             channels = _attempt(
-                lambda: channels_of(self.schemes.maps, volume.data, labels), labels, problems
+                lambda: self.schemes.maps.to_channels(volume.data, source=labels), labels, problems
             )
         if channels is not None and not self.schemes.maps_to_target[channels].any():
             problems.append(Problem.error(labels, *_NO_STRUCTURE))

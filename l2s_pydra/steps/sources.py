@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..images.volume import Volume
-from ..labels import LabelScheme
 from .schemes import Schemes
 
 __all__ = [
     "Facts",
     "Loaded",
     "Source",
-    "channels_of",
     "content_digests",
     "is_stripped",
     "structures_box",
@@ -29,7 +27,6 @@ Array = npt.NDArray[Any]
 
 _BLACK = 0.02
 """Share of the range of intensities below which a voxel counts as empty."""
-_MOST_VALUES = 2**20
 _MIXERS = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)
 """Odd numbers that spread the bits of a value (as in SplitMix and its kin)."""
 
@@ -115,25 +112,6 @@ class Source:
     def release(self) -> None:
         """Let go of the voxels."""
         self.loaded_now = None
-
-
-def channels_of(scheme: LabelScheme, values: Array, source: Path) -> Array:
-    """Translate label values to channels by a table, as :meth:`LabelScheme.to_channels` does.
-
-    Sorting all voxels, which values of any kind would need, takes seconds for a head.
-    """
-    low = int(values.min())
-    span = int(values.max()) - low + 1
-    if span > _MOST_VALUES:
-        return scheme.to_channels(values, source=source)
-    offsets = (values - low).astype(np.min_scalar_type(span - 1), copy=False)
-    seen = np.zeros(span, dtype=bool)
-    seen[offsets] = True
-    present = np.flatnonzero(seen)
-    table = np.zeros(span, dtype=np.int16)
-    table[present] = scheme.to_channels(present + low, source=source)
-    channels: Array = table[offsets]
-    return channels
 
 
 def structures_box(structures: Array, affine: Array) -> tuple[Array, Array] | None:

@@ -4,26 +4,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from l2s_pydra.errors import LabelError
-from l2s_pydra.labels import Label, LabelScheme
-from l2s_pydra.steps.sources import Facts, channels_of, content_digests, structures_box
-
-SCHEME = LabelScheme([Label(index=i, name=f"s{i}") for i in (-3, 7, 41, 300)])
-
-
-@pytest.mark.parametrize("values", [(0, 7, 41), (-3, 0, 300), (7, 41, 300), (0,)])
-def test_channels_are_those_of_the_scheme(values):
-    labels = np.random.default_rng(0).choice(np.array(values, np.int32), (5, 6, 7))
-    found = channels_of(SCHEME, labels, "x.nii")
-    np.testing.assert_array_equal(found, SCHEME.to_channels(labels, source="x.nii"))
-
-
-@pytest.mark.parametrize("odd", [77, -1, 2**30, -(2**31)])
-def test_an_unknown_value_is_named_with_its_file(odd):
-    labels = np.full((4, 4, 4), 7, np.int32)
-    labels[1, 2, 3] = odd
-    with pytest.raises(LabelError, match=rf"x\.nii: label\(s\) {odd} not in the label table"):
-        channels_of(SCHEME, labels, "x.nii")
+from l2s_pydra.steps.sources import Facts, content_digests, structures_box
 
 
 def test_boxes_are_those_of_the_voxels():
