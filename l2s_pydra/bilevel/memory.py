@@ -235,13 +235,8 @@ def _one_pass(
     number = 2 if t.precision == "bf16" else _FLOAT
     voxels = math.prod(size) // s.subvoxel**s.ndim
     block = round(_BLOCK_GRADIENTS * number * s.width * voxels)
-    columns = 0
-    if device == "cpu" and t.precision == "fp32" and s.ndim == 3:
-        # Convolutions of torch 2.13 that unfold their input.
-        widest = [_channels(s), 2 * s.width] if s.depth > 1 else [_channels(s), s.width]
-        columns = 27 * _FLOAT * max(widest) * voxels
     # The peak is where the loss is differentiated, or, without what it kept, in the last block.
-    passing = max(round(_LOSS_GRADIENTS * logits), inner + max(block, columns) - loss)
+    passing = max(round(_LOSS_GRADIENTS * logits), inner + block - loss)
     return _Pass(network=kept, loss=loss, passing=passing)
 
 

@@ -90,10 +90,14 @@ def plan_memory(
     shared = processes or Processes()
     before = _kept(checkpoint)
     started = _changed(config, before[-1]) if before else config
-    free = _free(device, shared)
-    if not config.training.fit_memory or free is None:
-        return Plan(config=started, data=_cropped(data, started), changes=before, record={})
+    unchanged = Plan(config=started, data=_cropped(data, started), changes=before, record={})
+    if not config.training.fit_memory:
+        return unchanged
+    # First, as it draws the random numbers that are kept.
     predictor = _Predictor.of(started, data, n_classes, device, shared)
+    free = _free(device, shared)
+    if free is None:
+        return unchanged
     asked = predictor(started)
     record = {
         "free_gb": round(free / 1e9, 2),
@@ -113,9 +117,9 @@ def plan_memory(
         logger.warning("%s", changes[-1]["why"])
     else:
         logger.info(
-            "a training step takes about %.1f GB, %.1f GB are free (%s)",
-            found.gb,
-            free / 1e9,
+            "a training step takes about %s, %s are free (%s)",
+            _in_words(found.total),
+            _in_words(free),
             device,
         )
     record["predicted_gb"] = round(found.gb, 2)
@@ -288,8 +292,8 @@ def _entry(
         means.append(f"images are random crops of {sides} of the {whole} voxels")
         cost = "Crops change the result: the network sees less around each voxel."
     why = (
-        f"a training step would take about {asked.gb:.1f} GB, and {free / 1e9:.1f} GB are free "
-        f"({device}); so that it takes about {found.gb:.1f} GB, {', and '.join(means)}. {cost}"
+        f"a training step would take about {_in_words(asked.total)}, and {_in_words(free)} are free "
+        f"({device}); so that it takes about {_in_words(found.total)}, {', and '.join(means)}. {cost}"
     )
     return {
         "step": 0,
@@ -311,10 +315,19 @@ def _too_much(
     parts = sorted(
         ((value, name) for name, value in attrs.asdict(found).items()), key=lambda pair: -pair[0]
     )
-    most = ", ".join(f"{name} {value / 1e9:.1f} GB" for value, name in parts[:3])
+    most = ", ".join(f"{name} {_in_words(value)}" for value, name in parts[:3])
     return (
-        f"a training step takes about {found.gb:.1f} GB with as little as is sensible (images of "
-        f"{sides} voxels; {most}), and {free / 1e9:.1f} GB are free ({device}): use a device with more "
+        f"a training step takes about {_in_words(found.total)} with as little as is sensible (images of "
+        f"{sides} voxels; {most}), and {_in_words(free)} are free ({device}): use a device with more "
         "memory, raise --spacing-mm, lower segmenter.width or synthesis.oversampling, or set "
         "training.fit_memory to false to try all the same"
     )
+
+
+def _in_words(size: int) -> str:
+    """Size in GB, or in MB if it is small.
+
+    >>> _in_words(12_340_000_000), _in_words(98_700_000)
+    ('12.3 GB', '99 MB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"

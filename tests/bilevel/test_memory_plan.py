@@ -146,6 +146,7 @@ PEAKS = {
     "wide": {"segmenter__width": 16},
     "checkpointed": {"segmenter__width": 16, "training__checkpoint_activations": True},
     "one_sided_difference": {},
+    "full precision": {"ndim": 2, "training__batch_size": 2, "training__precision": "fp32"},
     "central_difference": {"ndim": 2, "training__batch_size": 2},
     "exact": {},
 }
@@ -164,21 +165,11 @@ def test_the_peak_is_near_what_is_said(case, classes):
     measured = peak(step)
     found = predict(config, classes, size, estimator=kind)
     p = 4 * parameter_count(config.segmenter, classes)
-    grown = {"plain": 1, "exact": 4}.get(kind, 2) * p + p // 2
+    casts = p // 2 if config.training.precision == "bf16" else 0
+    grown = {"plain": 1, "exact": 4}.get(kind, 2) * p + casts
     images = 3 * 4 * math.prod(size) * config.training.batch_size * (kind != "plain")
     said = grown + images + found.activations + found.passing
     assert said == pytest.approx(measured, rel=0.3)
-
-
-def test_convolutions_that_unfold_their_input():
-    """In full precision, 3-D convolutions of torch 2.13 make 27 copies on CPUs."""
-    config = settings(training__precision="fp32")
-    run = Run(config, (32, 32, 32))
-    step = run.step("plain")
-    step()
-    found = predict(config, CLASSES, run.size)
-    assert found.activations + found.passing == pytest.approx(peak(step), rel=0.1)
-    assert predict(config, CLASSES, run.size, device="cuda").total < found.total / 2
 
 
 def test_what_spares_memory():
