@@ -98,7 +98,7 @@ class Checkpoints:
             if self._step is not None:
                 kept = f"that of step {self._step} is kept"
             logger.warning(
-                "%s: the checkpoint of step %d cannot be written (%s; about %.0f MB are needed); "
+                "%s: the checkpoint of step %d cannot be written (%s; about %.1f MB are needed); "
                 "%s, and the training goes on",
                 self.path,
                 state.step,

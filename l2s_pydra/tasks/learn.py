@@ -111,6 +111,8 @@ class Learn(python.Task["Learn.Outputs"]):
             segmentation=segmentation,
             out_dir=Path.cwd(),
             checkpoint_dir=Path(resources.checkpoint_dir) if resources.checkpoint_dir else None,
+            checkpoint_every=resources.checkpoint_every,
+            keep_checkpoints=resources.keep_checkpoints,
             cache_dir=Path(resources.cache_dir) if resources.cache_dir else None,
             device=resources.device,
             threads=resources.threads,

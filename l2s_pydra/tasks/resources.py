@@ -36,6 +36,10 @@ class Resources:
     """Processes that share every batch of a training, one for each GPU."""
     checkpoint_dir: str | None = None
     """Folder from which an interrupted training run goes on; ``None`` keeps no checkpoints."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints; ``None`` is the setting ``training.checkpoint_every``."""
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept."""
     cache_dir: str | None = None
     """Folder that keeps data on the training grid for further trainings; ``None`` keeps none."""
     title: str | None = None

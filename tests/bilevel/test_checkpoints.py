@@ -11,6 +11,7 @@ from l2s_pydra.bilevel import checkpoints as module
 from l2s_pydra.bilevel import state as state_module
 from l2s_pydra.bilevel.checkpoints import Checkpoints
 from l2s_pydra.bilevel.state import TrainingState
+from l2s_pydra.bilevel.training import Trainer
 from l2s_pydra.errors import TrainingError
 
 SIZE = 2000
@@ -127,7 +128,7 @@ def test_a_full_disk_is_a_warning(path, monkeypatch, caplog):
     assert steps_in(path.parent) == {"training.safetensors": 2, "training.1.safetensors": 1}
     (warning,) = caplog.records
     assert warning.getMessage() == (
-        f"{path}: the checkpoint of step 3 cannot be written (No space left on device; about 0 MB "
+        f"{path}: the checkpoint of step 3 cannot be written (No space left on device; about 0.0 MB "
         "are needed); that of step 2 is kept, and the training goes on"
     )
     assert kept.save(state(4))
@@ -163,3 +164,31 @@ def test_files_limited_by_the_system(path):
     assert run.returncode == 0, run.stderr
     assert "File too large" in run.stderr
     assert steps_in(path.parent) == {"training.safetensors": 3, "training.1.safetensors": 1}
+
+
+def test_how_often_they_are_written_decides_nothing(config, data_of, same, tmp_path):
+    """Nor does it tell one run from another."""
+
+    def stop(row):
+        if row["step"] == 6:
+            raise KeyboardInterrupt
+
+    whole = Trainer(config(), data_of(), n_classes=4).run()
+    path = tmp_path / "training.safetensors"
+    first = Trainer(
+        config(training__checkpoint_every=7), data_of(), n_classes=4, checkpoint=path,
+        checkpoint_every=2, keep_checkpoints=3,
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop)
+    assert steps_in(tmp_path) == {"training.safetensors": 4, "training.1.safetensors": 2}
+    changed = config(training__checkpoint_every=3, training__checkpoint_activations=True)
+    second = Trainer(changed, data_of(), n_classes=4, checkpoint=path)
+    assert second.state.step == 4
+    found = second.run()
+    assert same(found.phi, whole.phi)
+    logs = [
+        [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in state.history]
+        for state in (found, whole)
+    ]
+    assert same(*logs)
