@@ -81,6 +81,9 @@ def assess(
     error is that of Guo et al.: the largest posterior against whether that label is right, over
     the voxels where the segmentation or the reference has a structure.
 
+    A structure that no label of ``reference_table`` maps to was not delineated: nothing is known
+    of it, so that only its segmented volume is told, and ``whole`` goes without it.
+
     Parameters
     ----------
     images, references : sequences of Path
@@ -97,8 +100,9 @@ def assess(
     out_file : Path
         TSV to write with the columns :data:`COLUMNS`, one row for each image and structure.
         Undefined values are ``n/a``: Dice where neither has the structure, the distance where one
-        lacks it, the volume error where the reference does. Images that cannot be assessed have
-        no row there but one in :func:`failures_file`.
+        lacks it, the volume error where the reference does, and all but ``volume_mm3`` where the
+        references are without the structure by design. Images that cannot be assessed have no row
+        there but one in :func:`failures_file`.
     device : str, default="auto"
         See :func:`l2s_pydra.steps.device.computing_on`.
     threads : int, optional
@@ -160,6 +164,8 @@ class _Reference:
 
     scheme: LabelScheme
     to_model: _Channels
+    known: npt.NDArray[np.bool_]
+    """Whether references tell of each channel of the model; of the background they do not."""
 
     @classmethod
     def read(cls, table: Path, mapping: Path | None, target: LabelScheme) -> "_Reference":
@@ -168,7 +174,16 @@ class _Reference:
             to_model = scheme.mapped_to(target, read_mapping(mapping) if mapping else None)
         except LabelError as error:
             raise LabelError(f"{table}: {error}") from error
-        return cls(scheme, to_model)
+        known = np.isin(np.arange(len(target)), to_model)
+        known[0] = False
+        missing = [
+            label.name for label in target.labels[1:] if not known[target.channel(label.index)]
+        ]
+        if missing:
+            logger.warning(
+                "%s: has no label of %s; that is not compared", table, ", ".join(missing)
+            )
+        return cls(scheme, to_model, known)
 
 
 def _compare(
@@ -187,11 +202,15 @@ def _compare(
     expected = truth.to_model[truth.scheme.to_channels(labels.data, source=reference)]
     found = predict(model, volume, device, weights=weights)
     predicted = found.conform.posterior_to_source(found.posterior)
-    errors = _calibration(found, predicted, expected)
+    errors = _calibration(found, predicted, expected, truth.known)
     for channel, label in enumerate(model.scheme.labels):
-        segmented = predicted == channel if channel else predicted > 0
+        segmented = predicted == channel if channel else truth.known[predicted]
         true = expected == channel if channel else expected > 0
-        values = [*_overlap(segmented, true, volume.affine), errors[channel]]
+        if channel and not truth.known[channel]:
+            volume_mm3 = np.count_nonzero(segmented) * voxel_volume_mm3(volume.affine)
+            values = [np.nan, np.nan, volume_mm3, np.nan, np.nan, np.nan]
+        else:
+            values = [*_overlap(segmented, true, volume.affine), errors[channel]]
         name = (str(label.index), label.name) if channel else (_NONE, WHOLE)
         yield [*name, *map(_cell, values)]
 
@@ -211,7 +230,9 @@ def _overlap(
     return [dice, hausdorff_95(predicted, expected, affine), p * voxel, r * voxel, error]
 
 
-def _calibration(found: Prediction, predicted: _Channels, expected: _Channels) -> list[float]:
+def _calibration(
+    found: Prediction, predicted: _Channels, expected: _Channels, known: npt.NDArray[np.bool_]
+) -> list[float]:
     """Calibration error of each label; in the place of the background, that of the whole.
 
     Posteriors come to the grid of the image one label at a time, and only where something but
@@ -220,7 +241,7 @@ def _calibration(found: Prediction, predicted: _Channels, expected: _Channels) -
     from ..segmentation.metrics import calibration_error
 
     background = found.conform.float_to_source(found.posterior[0])
-    structures = (predicted > 0) | (expected > 0)
+    structures = known[predicted] | (expected > 0)
     box = _box((background < 1 - _MATTERS) | structures)
     crop = _cropped(found.conform, box)
     predicted, expected, structures = predicted[box], expected[box], structures[box]

@@ -183,8 +183,26 @@ def test_a_mapping_brings_reference_labels_to_those_of_the_model(given, tmp_path
     (tmp_path / "map.tsv").write_text(f"index\tmapping\n10\t{WHITE}\n20\t{WHITE}\n")
     assess(**arguments, label_mapping=tmp_path / "map.tsv")
     rows = {row["structure"]: row for row in read(arguments["out_file"])}
-    assert float(rows["grey"]["reference_volume_mm3"]) == 0
     assert rows["white"]["reference_volume_mm3"] == rows["whole"]["reference_volume_mm3"]
+    # No label is grey matter, so that nothing is known of it.
+    grey = rows["grey"]
+    assert float(grey.pop("volume_mm3")) > 0
+    assert {grey[key] for key in COLUMNS[6:] if key in grey} == {"n/a"}
+
+
+def test_what_the_references_do_not_delineate_is_not_judged(given, table, tmp_path, caplog):
+    arguments = given()
+    truth = np.asanyarray(nb.load(arguments["references"][0]).dataobj)
+    arguments["references"] = [save(np.where(truth == 10, 0, truth), LIA, tmp_path / "w.nii.gz")]
+    table.write_text("index\tname\n20\twhite\n")
+    assess(**arguments)
+    assert "no label of grey" in caplog.text
+    rows = {row["structure"]: row for row in read(arguments["out_file"])}
+    assert rows["grey"]["dice"] == rows["grey"]["reference_volume_mm3"] == "n/a"
+    for key in ("dice", "hd95_mm", "volume_mm3", "reference_volume_mm3", "volume_error"):
+        assert rows["whole"][key] == rows["white"][key] != "n/a"
+    # Grey matter, which would be wrong all over, is none of its voxels.
+    assert 0 <= float(rows["whole"]["ece"]) < 0.3
 
 
 def test_one_bad_image_stops_no_other(given, tmp_path):
