@@ -9,8 +9,10 @@ import attrs
 
 from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, find_labels, shared_table
 from l2s_pydra.bids.splits import folds
-from l2s_pydra.errors import DatasetError
+from l2s_pydra.errors import DatasetError, LabelError
+from l2s_pydra.labels import LabelScheme
 from l2s_pydra.steps.compare import ComparedRun
+from l2s_pydra.steps.schemes import read_schemes
 from l2s_pydra.tasks import Assess, Learn, Resources
 
 from .compare import CompareModes, LearnAndAssess
@@ -85,11 +87,14 @@ def plan(session: Session) -> Plan:
     ------
     DatasetError
         If the training set, or what to compare on, is not as asked for.
+    LabelError
+        If a label of the references, or of the label maps, has no counterpart in the models.
     """
     options = session.options
     given = find_training_set(session)
     splits = folds(given, options.folds) if options.folds else [given]
     images = _Assessed.find(session, splits)
+    _check_names(session, given, images.table)
     parts = [(learn_inputs(session, split), images.of(split)) for split in splits]
     first = options.config.training.seed
     runs = []
@@ -104,6 +109,23 @@ def plan(session: Session) -> Plan:
                 runs.append(Run(compared=compared, trained=inputs, assessed=assessed))
     contrasts = sorted({name for _, assessed in parts for name in assessed["contrasts"]})
     return Plan(runs=runs, role=_judges(splits[0])[0], contrasts=contrasts)
+
+
+def _check_names(session: Session, given: TrainingSet, table: Path) -> None:
+    """Check, before anything is trained, that reference labels are those of the models."""
+    schemes = read_schemes(given.real_table, given.maps_table, session.options.label_mapping)
+    references = LabelScheme.read(table)
+    try:
+        references.mapped_to(schemes.target)
+    except LabelError as error:
+        what = str(error).partition("; ")[0]
+        raise LabelError(f"{table}: {what}; fill its column mapping") from error
+    labels = [label for label in references.labels if label.index]
+    if not any(label.name in schemes.target.names or label.mapping is not None for label in labels):
+        raise LabelError(
+            f"{table}: shares no name with {given.real_table}, and equal numbers may mean other "
+            "structures; name labels alike, or fill its column mapping"
+        )
 
 
 def workflow_of(runs: Sequence[Run], resources: Sequence[Resources]) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from l2s_pydra.errors import DatasetError
+from l2s_pydra.errors import DatasetError, LabelError
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.workflows.cli import parse
 from l2s_pydra.workflows.compared import plan
@@ -244,6 +244,27 @@ def test_images_that_cannot_be_opened_are_left_out(planned, data):
     assert "datalad get" in missing["reason"]
     with pytest.raises(DatasetError, match=r"sub-01_ses-02_T1w.*datalad get"):
         planned(data, *TWICE)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("1\tliquor\n2\tgrey\n", "shares no name with .*column mapping"),
+        ("1\tCSF\n2\tgrey\n", r"label 2 \(grey\) has no counterpart.*column mapping"),
+        ("1\tliquor\n9\tgrey\n", r"label 9 \(grey\) has no counterpart"),
+    ],
+)
+def test_references_of_other_names_are_refused_before_training(planned, data, table, said):
+    other = data / "derivatives" / "other"
+    shutil.copytree(data / "derivatives" / "reference", other)
+    names = other / "desc-tissue_dseg.tsv"
+    names.write_text("index\tname\n" + table)
+    with pytest.raises(LabelError, match=said) as error:
+        planned(data, *TWICE, "--references", str(other))
+    assert str(names) in str(error.value)
+    names.write_text("index\tname\tmapping\n1\tliquor\t1\n2\tgrey\t2\n")
+    _, found = planned(data, *TWICE, "--references", str(other))
+    assert found.runs[0].assessed["reference_table"] == names
 
 
 @pytest.mark.parametrize(
