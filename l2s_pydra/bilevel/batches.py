@@ -19,6 +19,8 @@ __all__ = ["Ahead", "Batches", "RealScan", "TrainingData", "random_contrast"]
 
 _T = TypeVar("_T")
 
+_DARK = 0.04
+"""Normalised intensity up to which a random contrast leaves everything as it is."""
 _STREAMS = {"synthetic": 1, "choice": 2, "real": 3, "kind": 4, "remap": 5}
 
 
@@ -163,8 +165,8 @@ class Batches:
 def random_contrast(image: Tensor, seed: int) -> Tensor:
     """Remap the intensities of an image at random.
 
-    The map is piecewise linear through 3 to 7 random inner knots, and need not be monotone; black
-    stays black.
+    The map is piecewise linear through 3 to 7 random inner knots, and need not be monotone; black,
+    and what is nearly black, stays as it is, so that the noise of air does not become tissue.
 
     Parameters
     ----------
@@ -178,9 +180,9 @@ def random_contrast(image: Tensor, seed: int) -> Tensor:
     (*S,) tensor, normalised
     """
     rng = np.random.default_rng([seed, 99])
-    inner = np.sort(rng.random(int(rng.integers(3, 8))))
-    knots = np.concatenate([[0.0], inner, [1.0]])
-    values = np.concatenate([[0.0], rng.random(len(inner) + 1)])
+    inner = np.sort(rng.uniform(_DARK, 1, int(rng.integers(3, 8))))
+    knots = np.concatenate([[0.0, _DARK], inner, [1.0]])
+    values = np.concatenate([[0.0, _DARK], rng.random(len(inner) + 1)])
     remapped = intensity.remap(image, *map(torch.from_numpy, (knots, values)))
     return normalise(remapped[None, None])[0, 0]
 

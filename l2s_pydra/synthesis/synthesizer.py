@@ -24,6 +24,8 @@ from .sample import Sample, acquire, modulate, stack
 __all__ = ["GenerationLabels", "Synthesizer"]
 
 _T = TypeVar("_T")
+_BLACK = 0.02
+"""Normalised intensity up to which a voxel of a stripped image counts as empty."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -382,6 +384,8 @@ class Synthesizer:
             target = intensity.soft_labels(warped, self.labels.n_channels, factor)
         blocks = intensity.block_means(normalise(image[None, None]), factor)[0, 0]
         centers = intensity.pool(field[:, None], factor)[:, 0] - (factor - 1) / 2
-        x = modulate(deformation.sample_image(blocks, centers)[None], draw, self.working_shape)
-        tissue = (x[0] > 0).float() if not self.background_always else None
+        moved = deformation.sample_image(blocks, centers)
+        # Before gamma, which makes what interpolation leaves outside a stripped head visible.
+        tissue = (moved > _BLACK).float() if not self.background_always else None
+        x = modulate(moved[None], draw, self.working_shape)
         return normalise(acquire(x, draw, tissue)[None])[0, 0], target

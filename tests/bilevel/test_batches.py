@@ -31,6 +31,16 @@ def test_random_contrast_is_a_map_of_intensities(config, data_of, same):
     assert same(plain, trainer.batches.real(3, 2, augmented=False, remapped=0.0)[0])
 
 
+def test_random_contrast_leaves_air_dark():
+    """What is nearly black stays as it is, whatever becomes of the tissue."""
+    air = torch.linspace(0, 0.04, 64)
+    image = torch.cat([air, torch.linspace(0.04, 1, 4000)])
+    for seed in range(20):
+        made = batches_module.random_contrast(image, seed)
+        assert float(made[:64].max()) < 0.2
+        assert float(made[64:].std()) > 0.05
+
+
 def remapped_levels(image):
     return len(batches_module.random_contrast(image, 5).unique())
 

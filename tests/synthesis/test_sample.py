@@ -128,3 +128,15 @@ def test_noise_is_added_at_the_resolution_of_the_acquisition(make, plain):
 
     assert correlation(0) > 0.8
     assert abs(correlation(1)) < 0.1
+
+
+def test_stripped_real_images_are_black_outside_whatever_their_gamma(make, still):
+    """What resampling leaves outside a head is not lifted into view, nor is noise added there."""
+    synthesizer = make((32, 32), background_always=False, **still, resolution_share=0)
+    tissue = synthesizer.label_maps[0] > 0
+    image = torch.where(tissue, 0.8, 0.01)
+    draw = attrs.evolve(synthesizer.draw(3), gamma=(0.3,), noise_std=(0.1,))
+    made, _ = synthesizer.augment(image, tissue.long(), draw, opposite=(0, 1, 2, 3))
+    share = pool(tissue[None, None].float(), 2)[0, 0]
+    assert not made[share == 0].any()
+    assert float(made[share == 1].mean()) > 0.3
