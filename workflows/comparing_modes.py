@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import attrs
@@ -61,13 +62,12 @@ def compare(session: Session) -> tuple[bool, list[Failure]]:
     results = [_result(session, run) for run in planned.runs]
     models = [result.model for result in results if result.model is not None]
     compared = [result.compared for result in results]
-    there = any(run.table for run in compared)
-    if there:
-        _stage_comparison(session, planned, compared)
-    if models:
-        session.describe(_to_cite(models))
     failures = [result.failure for result in results if result.failure is not None]
     failures += _fail_images(session, compared)
+    failures += _stage_comparison(session, planned, compared)
+    there = any(run.table for run in compared)
+    if models:
+        session.describe(_to_cite(models))
     session.stage_record(session.record())
     _publish(session)
     for result in results:
@@ -145,6 +145,18 @@ class _Result:
 
 def _result(session: Session, run: Run) -> _Result:
     """Stage the model of a run, if there is one, or say why there is none."""
+    try:
+        return _staged(session, run)
+    except Exception as error:
+        # Whatever it is, hours of other trainings are to be published.
+        return _failed(session, run, _outcome(error), run.compared)
+
+
+def _outcome(error: Exception) -> Outcome:
+    return Outcome(traceback="".join(format_exception(error)))
+
+
+def _staged(session: Session, run: Run) -> _Result:
     learned = engine.outcome_of([run.learn, run.both], session.cache)
     if learned.outputs is None:
         return _failed(session, run, learned, run.compared)
@@ -189,19 +201,27 @@ def _to_cite(models: Sequence[ModelFiles]) -> ModelFiles:
     return next(learned, models[0])
 
 
-def _stage_comparison(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> None:
-    """Stage tables and page, and say what they say."""
+def _stage_comparison(
+    session: Session, planned: Plan, runs: Sequence[ComparedRun]
+) -> list[Failure]:
+    """Stage tables and page, also of nothing but failures, and say what they say."""
     folder = session.path("comparison")
-    summary = write_tables(runs, folder, baseline=baseline_of(session.options.compare))
-    facts = _facts(session, planned, runs)
-    report_comparison(folder, facts)
+    try:
+        summary = write_tables(runs, folder, baseline=baseline_of(session.options.compare))
+        report_comparison(folder, _facts(session, planned, runs))
+    except Exception as error:
+        # The models are published all the same, and no half of a comparison is.
+        shutil.rmtree(folder, ignore_errors=True)
+        failure = Failure(name="comparison", file="comparison", outcome=_outcome(error))
+        return [session.fail(failure)]
     if planned.role == "validate":
         _log.warning(
             "there are no test participants; the comparison is on those who chose the weights, "
             "which is too good for all modes"
         )
-    for line in (*dice_lines(summary), *answers(summary)):
+    for line in (*dice_lines(summary), *answers(summary)) if summary else ():
         _log.info("%s", line)
+    return []
 
 
 def _facts(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> dict[str, Any]:
@@ -212,7 +232,8 @@ def _facts(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> dict
     roles: dict[str, list[str]] = {"learn": [], "validate": [], "test": []}
     for participant, role in dict.fromkeys(people):
         roles[role].append(participant)
-    thetas = [run.model / "theta.json" for run in runs if run.mode == "learn2synth" and run.model]
+    found = (run.model / "theta.json" for run in runs if run.mode == "learn2synth" and run.model)
+    thetas = [path for path in found if path.is_file()]
     description = json.loads((options.bids_dir / "dataset_description.json").read_text("utf-8"))
     return {
         "dataset": description.get("Name"),

@@ -256,6 +256,11 @@ def stage_model(session: Session, folder: Path) -> ModelFiles:
     from l2s_pydra.steps.report import report_model
 
     staged = session.path("model", model=ModelFiles.read(folder).name)
-    shutil.copytree(folder, staged, dirs_exist_ok=True)
-    report_model(staged, staged / "report.html")
-    return ModelFiles.read(staged)
+    try:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
+        report_model(staged, staged / "report.html")
+        return ModelFiles.read(staged)
+    except Exception:
+        # Half a model is not to be published.
+        shutil.rmtree(staged, ignore_errors=True)
+        raise

@@ -1,6 +1,7 @@
 """Tables that compare trainings: every value, a summary, and which runs there were."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import attrs
 
 from ..bids.derivatives import write_json, write_text
-from ..errors import DatasetError
 from ..reports.tables import read_rows, to_number
 from .assess import COLUMNS, METRICS
 from .paired import SUMMARY_COLUMNS, Value, summarise
@@ -22,6 +22,8 @@ __all__ = [
     "report_comparison",
     "write_tables",
 ]
+
+logger = logging.getLogger(__name__)
 
 _NONE = "n/a"
 _RUN = ("mode", "seed", "fold")
@@ -143,7 +145,7 @@ def write_tables(
     Raises
     ------
     DatasetError
-        If a table or a model cannot be read.
+        If a table cannot be read.
     """
     rows = [
         {**run.key, **row} for run in runs if run.table for row in read_rows(run.table, COLUMNS)
@@ -188,9 +190,9 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
         row["seconds"] = _cell(config["seconds"])
         row["steps"] = training[-1]["step"]
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise DatasetError(
-            f"{run.model}: is no model of a training ({error}); learn it again"
-        ) from error
+        # What was assessed counts all the same.
+        logger.warning("%s: is no model of a training (%s); learn it again", run.model, error)
+        row["reason"] = f"{run.model.name}: is no model of a training; learn it again"
     return row
 
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from l2s_pydra.errors import DatasetError
 from l2s_pydra.steps.assess import COLUMNS
 from l2s_pydra.steps.compare import (
     ComparedRun,
@@ -146,10 +145,11 @@ def test_the_baseline_is_synthseg_if_it_is_there():
 
 
 def test_a_model_that_is_none_is_named(make_runs, tmp_path):
-    runs = make_runs(["synthseg"], [0])
+    runs = make_runs(["synthseg"], [0, 1])
     (runs[0].model / "training.tsv").unlink()
-    with pytest.raises(DatasetError, match=r"training\.tsv"):
-        write_tables(runs, tmp_path, baseline="synthseg")
-    (runs[0].model / "config.json").write_text("{}")
-    with pytest.raises(DatasetError, match="synthseg0"):
-        write_tables(runs, tmp_path, baseline="synthseg")
+    (runs[1].model / "config.json").write_text("{}")
+    summary = write_tables(runs, tmp_path, baseline="synthseg")
+    for run, row in zip(runs, read(tmp_path / "runs.tsv"), strict=True):
+        assert (row["status"], row["steps"]) == ("done", "n/a")
+        assert row["reason"] == f"{run.model.name}: is no model of a training; learn it again"
+    assert dice_lines(summary)[1].split()[1] == "0.655"

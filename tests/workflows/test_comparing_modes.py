@@ -12,9 +12,11 @@ import pytest
 
 from l2s_pydra.errors import DatasetError, LabelError
 from l2s_pydra.labels import LabelScheme
+from l2s_pydra.workflows import comparing_modes
 from l2s_pydra.workflows.cli import parse
 from l2s_pydra.workflows.compared import plan
-from l2s_pydra.workflows.engine import claim
+from l2s_pydra.workflows.comparing_modes import compare
+from l2s_pydra.workflows.engine import claim, outcome_of
 from l2s_pydra.workflows.learning import checkpoint_dir
 from l2s_pydra.workflows.session import Session
 
@@ -244,6 +246,35 @@ def test_images_that_cannot_be_opened_are_left_out(planned, data):
     assert "datalad get" in missing["reason"]
     with pytest.raises(DatasetError, match=r"sub-01_ses-02_T1w.*datalad get"):
         planned(data, *TWICE)
+
+
+def test_what_fails_after_training_stops_no_other(
+    compared, planned, phantom, tmp_path, monkeypatch
+):
+    shutil.copytree(compared.work, tmp_path / "work", symlinks=True)
+    session, found = planned(phantom, *TWICE, *TEST)
+    learned = outcome_of([found.runs[0].learn], session.cache).outputs
+    (Path(learned.model) / "training.tsv").unlink()
+    there, (failure,) = compare(session)
+    assert there
+    assert "training.tsv" in failure.reason
+    folder = session.options.output_dir / "comparison"
+    first, *others = rows(folder / "runs.tsv")
+    assert (first["status"], first["model"], first["reason"]) == ("failed", "n/a", failure.reason)
+    assert {row["status"] for row in others} == {"done"}
+    assert len(list((session.options.output_dir / "models").iterdir())) == 3
+
+    def broken(session, run):
+        raise RuntimeError("no memory left")
+
+    # A comparison of nothing takes the place of the one before.
+    monkeypatch.setattr(comparing_modes, "_staged", broken)
+    there, failures = compare(session)
+    assert (there, len(failures)) == (False, 4)
+    table = rows(folder / "runs.tsv")
+    assert {row["reason"] for row in table} == {"RuntimeError: no memory left"}
+    assert rows(folder / "images.tsv") == []
+    assert "no memory left" in (folder / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
