@@ -53,7 +53,8 @@ def check_inputs(
     Returns
     -------
     list of Problem
-        Errors and warnings, in the order of the files; empty if there is nothing to say.
+        Errors and warnings, in the order of the files; empty if there is nothing to say. Images to
+        test on that cannot be used are warnings: no training reads them.
     """
     examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
     found = [
@@ -64,7 +65,12 @@ def check_inputs(
         if source is not None:
             source.release()
     sources = [source for source, _ in found]
-    problems = [problem for _, problems in found for problem in problems]
+    uses = [*roles, *["learn"] * len(label_maps)]
+    problems = [
+        problem.as_warning() if role == "test" else problem
+        for (_, problems), role in zip(found, uses, strict=True)
+        for problem in problems
+    ]
     return [*problems, *leaks(sources[: len(images)], roles, sources[len(images) :])]
 
 

@@ -73,6 +73,10 @@ class Problem:
         """Make an error."""
         return cls(severity="error", file=Path(file), what=what, remedy=remedy)
 
+    def as_warning(self) -> "Problem":
+        """Return the same as a warning, where the file is not needed."""
+        return attrs.evolve(self, severity="warning")
+
     @classmethod
     def of(cls, error: L2SError, file: Path) -> "Problem":
         """Take apart the message of an error: file, what is wrong, and the remedy."""

@@ -53,7 +53,7 @@ def prepare(
         Real images and their labels, in pairs.
     names, roles : sequences of str
         Name of each image, and ``learn``, ``validate`` or ``test``. Images to test on are checked,
-        so that no copy of one is trained on, and no more.
+        so that no copy of one is trained on, and no more; those that cannot be used are logged.
     label_maps : sequence of Path
         Label maps for synthesis; the learning images' own are added.
     schemes : Schemes
@@ -91,7 +91,7 @@ def prepare(
     total = len(images) + len(label_maps)
     examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
     scans, problems = _examined(
-        examiner, images, labels, lambda done: tell("reading images", done, total)
+        examiner, images, labels, lambda done: tell("reading images", done, total), roles
     )
     for source, role in zip(scans, roles, strict=True):
         if role == "test" and source is not None:
@@ -154,22 +154,27 @@ def measure(
     if not images:
         raise DatasetError("no labelled image to measure; give at least one with its labels")
     examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
-    scans, problems = _examined(examiner, images, labels, lambda _: None)
-    report(problems)
     roles = ["learn"] * len(images)
+    scans, problems = _examined(examiner, images, labels, lambda _: None, roles)
+    report(problems)
     grid = _grid(examiner, _of_role(scans, roles, "learn"), config)
     real, own = _on_grid(grid, scans, names, roles)
     return _moments(grid, real["learn"], own, _tables(grid, own))
 
 
 def _examined(
-    examiner: Examiner, images: Sequence[Path], labels: Sequence[Path], tell: Callable[[int], Any]
+    examiner: Examiner,
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    tell: Callable[[int], Any],
+    roles: Sequence[str],
 ) -> tuple[list[Source | None], list[Problem]]:
     scans, problems = [], []
-    for done, (image, truth) in enumerate(zip(images, labels, strict=True), 1):
+    for done, (image, truth, role) in enumerate(zip(images, labels, roles, strict=True), 1):
         source, found = examiner.scan(image, truth)
         scans.append(source)
-        problems += found
+        # No training reads an image to test on.
+        problems += [problem.as_warning() for problem in found] if role == "test" else found
         tell(done)
     return scans, problems
 

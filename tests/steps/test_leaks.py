@@ -126,3 +126,12 @@ def test_images_to_test_on_are_not_trained_on(lobes):
     assert [scan.name for scan in data.learn] == ["sub-1", "sub-2"]
     assert [scan.name for scan in data.validate] == ["sub-3"]
     assert len(data.synthesizer.label_maps) == len(same.synthesizer.label_maps) == 3
+
+
+def test_a_broken_image_to_test_on_stops_no_training(lobes, caplog):
+    given = with_test(lobes)
+    given["images"][3].write_bytes(b"")
+    assert wrong(given) == []
+    data, _ = prepare(**given)
+    assert len(data.learn) == 2
+    assert f"{given['images'][3]}: the file is empty" in caplog.text
