@@ -1,5 +1,6 @@
 """What a comparison of modes consists of: its trainings, and the images they are compared on."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import attrs
 
 from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, find_labels, shared_table
+from l2s_pydra.bids.entities import join_entities
 from l2s_pydra.bids.splits import folds
 from l2s_pydra.errors import DatasetError, LabelError
 from l2s_pydra.labels import LabelScheme
@@ -21,6 +23,10 @@ from .segmenting import unreadable
 from .session import Session, code_version
 
 __all__ = ["Plan", "Run", "plan", "workflow_of"]
+
+_log = logging.getLogger(__name__)
+_SAME_CONTRAST = ("subject", "session", "run", "suffix")
+"""Entities in which images of one contrast may differ."""
 
 
 @attrs.frozen(kw_only=True, eq=False, slots=False)
@@ -108,7 +114,7 @@ def plan(session: Session) -> Plan:
                 inputs = {**trained, "config": settings.to_dict()}
                 runs.append(Run(compared=compared, trained=inputs, assessed=assessed))
     contrasts = sorted({name for _, assessed in parts for name in assessed["contrasts"]})
-    return Plan(runs=runs, role=_judges(splits[0])[0], contrasts=contrasts)
+    return Plan(runs=runs, role=images.role, contrasts=contrasts)
 
 
 def _check_names(session: Session, given: TrainingSet, table: Path) -> None:
@@ -163,35 +169,46 @@ class _Assessed:
     """Table of the reference labels."""
     missing: list[tuple[ImageRecord, str]]
     """Images that cannot be opened, and why."""
+    role: str
+    """What these people are for in the trainings: ``test``, or else ``validate``."""
 
     @classmethod
     def find(cls, session: Session, splits: Sequence[TrainingSet]) -> "_Assessed":
         options = session.options
         suffixes = options.compare_suffixes or options.suffixes
-        who = sorted({who for split in splits for who in _people(split)})
-        images = session.images(participants=who, sessions=None, suffixes=suffixes)
+        # Test participants of the table may have no labels, those that were asked for have to.
+        sure = bool(options.test_participants or splits[0].test)
+        roles = ["test"] if sure else ["test", "validate"]
+        who = {who for split in splits for role in roles for who in _people(split, role)}
+        images = session.images(participants=sorted(who), sessions=None, suffixes=suffixes)
         folder = options.references or options.real_labels or options.bids_dir
         labels = find_labels(folder, images, desc=options.labels_desc)
+        labelled = {image.participant for image in images if image.name in labels}
+        tested = {who for split in splits for who in _people(split, "test")}
+        role = "test" if sure or labelled & tested else "validate"
+        who = {who for split in splits for who in _people(split, role)}
+        _warn_of_dropped(sorted(who - labelled), folder, suffixes)
+        found = [i for i in images if i.name in labels and i.participant in who]
         for suffix in suffixes:
-            if not any(image.suffix == suffix and image.name in labels for image in images):
+            if not any(image.suffix == suffix for image in found):
                 raise DatasetError(
-                    f"{folder}: has no label map of a {suffix} image of {', '.join(who)}; "
+                    f"{folder}: has no label map of a {suffix} image of {', '.join(sorted(who))}; "
                     "add one, or choose other contrasts by --compare-modality"
                 )
         pairs, missing = [], []
-        for image in (image for image in images if image.name in labels):
+        for image in found:
             # Pydra would take a file that cannot be opened as a reason to stop everything.
             why = unreadable(image.path) or unreadable(labels[image.name])
             if why:
                 missing.append((image, why))
             else:
                 pairs.append((image, labels[image.name]))
-        table = shared_table(folder, labels.values())
-        return cls(pairs=pairs, table=table, missing=missing)
+        table = shared_table(folder, (labels[image.name] for image in found))
+        return cls(pairs=pairs, table=table, missing=missing, role=role)
 
     def of(self, split: TrainingSet) -> dict[str, Any]:
         """Gather the inputs of ``Assess`` for those whom a split is compared on, but the model."""
-        who = _people(split)
+        who = _people(split, self.role)
         pairs = [pair for pair in self.pairs if pair[0].participant in who]
         if not pairs:
             raise DatasetError(
@@ -204,7 +221,7 @@ class _Assessed:
             "names": [image.name for image, _ in pairs],
             "participants": [image.participant for image, _ in pairs],
             "contrasts": [self._contrast(image) for image, _ in pairs],
-            "roles": [_judges(split)[0]] * len(pairs),
+            "roles": [self.role] * len(pairs),
             "reference_table": self.table,
             "code_version": code_version(
                 without=("augmentation", "bids", "bilevel", "reports", "synthesis")
@@ -213,7 +230,7 @@ class _Assessed:
 
     def missing_of(self, split: TrainingSet) -> list[dict[str, str]]:
         """Images of those whom a split is compared on that cannot be opened."""
-        who = _people(split)
+        who = _people(split, self.role)
         return [
             {"participant_id": image.participant, "image": image.name, "reason": why}
             for image, why in self.missing
@@ -221,16 +238,33 @@ class _Assessed:
         ]
 
     def _contrast(self, image: ImageRecord) -> str:
-        """Suffix, after the acquisition where there are several of one suffix."""
-        found = {i.entities.get("acquisition") for i, _ in self.pairs if i.suffix == image.suffix}
-        own = image.entities.get("acquisition")
-        return f"acq-{own}_{image.suffix}" if own and len(found) > 1 else image.suffix
+        """Suffix, after what else tells images of that suffix apart but whose and which they are.
+
+        Images that cannot be opened count, so that names do not change when they are there.
+        """
+        others = [*(i for i, _ in self.pairs), *(i for i, _ in self.missing)]
+        alike = [other.entities for other in others if other.suffix == image.suffix]
+        own = {
+            name: value
+            for name, value in image.entities.items()
+            if name not in _SAME_CONTRAST and any(e.get(name) != value for e in alike)
+        }
+        return f"{join_entities(own)}_{image.suffix}" if own else image.suffix
 
 
-def _judges(split: TrainingSet) -> tuple[str, tuple[tuple[ImageRecord, Path], ...]]:
-    """Whom models are compared on: those to test on, or else those who chose the weights."""
-    return ("test", split.test) if split.test else ("validate", split.validate)
+def _people(split: TrainingSet, role: str) -> set[str]:
+    """Whom models may be compared on: those to test on, or those who chose the weights."""
+    if role == "test":
+        return set(split.test_participants)
+    return {image.participant for image, _ in split.validate}
 
 
-def _people(split: TrainingSet) -> set[str]:
-    return {image.participant for image, _ in _judges(split)[1]}
+def _warn_of_dropped(participants: Sequence[str], folder: Path, suffixes: Sequence[str]) -> None:
+    """Name those who have nothing to compare on."""
+    if participants:
+        _log.warning(
+            "%s: left out of the comparison, with no label map in %s of an image with the suffix %s",
+            ", ".join(participants),
+            folder,
+            " or ".join(suffixes),
+        )

@@ -65,7 +65,8 @@ def compare(session: Session) -> tuple[bool, list[Failure]]:
     failures = [result.failure for result in results if result.failure is not None]
     failures += _fail_images(session, compared)
     failures += _stage_comparison(session, planned, compared)
-    there = any(run.table for run in compared)
+    page = session.path("comparison") / "index.html"
+    there = page.is_file() and any(run.table for run in compared)
     if models:
         session.describe(_to_cite(models))
     session.stage_record(session.record())

@@ -144,7 +144,7 @@ def find_training_set(session: Session) -> TrainingSet:
     ------
     DatasetError
         If it is not there, or a file cannot be opened. Images to test on, of which a training
-        reads none, may be missing.
+        reads none, may be missing; with folds, everyone learns in some, and none may.
     """
     options = session.options
     found = build_training_set(
@@ -156,14 +156,16 @@ def find_training_set(session: Session) -> TrainingSet:
         learn_participants=options.learn_participants,
         validation_participants=options.validation_participants,
         test_participants=options.test_participants,
+        test_without_labels=options.compare_suffixes is not None,
+        any_maps=bool(options.folds),
         suffixes=options.suffixes,
         filters=session.filters,
         database_dir=options.database_dir,
     )
-    pairs = (*found.learn, *found.validate)
+    pairs = (*found.learn, *found.validate, *(found.test if options.folds else ()))
     for path in (
         *(path for pair in pairs for path in _files(pair)),
-        *(record.path for record in found.label_maps),
+        *(record.path for record in (found.all_maps if options.folds else found.label_maps)),
     ):
         why = unreadable(path)
         if why:

@@ -60,10 +60,14 @@ class TrainingSet:
     test: tuple[tuple[ImageRecord, Path], ...] = ()
     """Images that the finished model is judged by, each with its label map; a training never reads
     them."""
+    test_participants: tuple[str, ...] = ()
+    """Whom the finished model is judged on; ``test`` holds what they have of these contrasts."""
     label_maps: tuple[ImageRecord, ...]
     """Label maps to synthesise from, beside those of ``learn``."""
     real_table: Path
     """Table of the values in the label maps of ``learn``, ``validate`` and ``test``."""
+    all_maps: tuple[ImageRecord, ...] = ()
+    """``label_maps`` and those of validation and test participants, for other roles of them."""
     maps_table: Path | None
     """Table of the values in ``label_maps``; None if there are no ``label_maps``."""
 
@@ -112,6 +116,8 @@ def build_training_set(
     learn_participants: Iterable[str] | None = None,
     validation_participants: Iterable[str] | None = None,
     test_participants: Iterable[str] | None = None,
+    test_without_labels: bool = False,
+    any_maps: bool = False,
     sessions: Iterable[str] | None = None,
     suffixes: Iterable[str] = ("T1w",),
     filters: Filters | None = None,
@@ -137,6 +143,11 @@ def build_training_set(
         Which label maps to take where there are several.
     learn_participants, validation_participants, test_participants : iterable of str, optional
         Labels, with or without ``sub-``.
+    test_without_labels : bool, default=False
+        Accept test participants without a labelled image, who may have some of other contrasts.
+    any_maps : bool, default=False
+        Accept that all label maps are of validation and test participants, who will have other
+        roles.
     sessions, suffixes, filters, database_dir
         As for :func:`~l2s_pydra.bids.images.find_images`.
 
@@ -174,16 +185,22 @@ def build_training_set(
         learn = {image.participant for image in images} - held_out
     elif asked["learn"] is not None:
         held_out -= learn
-    maps = _maps_to_synthesise(label_maps, label_maps_desc, held_out)
+    all_maps = tuple(find_label_maps(label_maps, desc=label_maps_desc)) if label_maps else ()
+    maps = _maps_to_synthesise(label_maps, all_maps, held_out, any_maps)
+    asked_test = asked["test"] is not None and not test_without_labels
     return TrainingSet(
         learn=_labelled(images, labels, learn, "learn", real_labels),
         validate=_labelled(images, labels, validate, "validation", real_labels),
-        test=_pairs(images, labels, test)
-        if asked["test"] is None
-        else _labelled(images, labels, test, "test", real_labels),
+        test=_labelled(images, labels, test, "test", real_labels)
+        if asked_test
+        else _pairs(images, labels, test),
+        test_participants=tuple(sorted(test)),
         label_maps=maps,
+        all_maps=all_maps,
         real_table=shared_table(real_labels, labels.values()),
-        maps_table=shared_table(label_maps, (m.path for m in maps)) if label_maps else None,
+        maps_table=shared_table(label_maps, (m.path for m in (all_maps if any_maps else maps)))
+        if label_maps
+        else None,
     )
 
 
@@ -239,6 +256,8 @@ def _labelled(
     for image in mine:
         if image.name not in labels:
             _log.warning("%s: left out, it has no label map in %s", image.path, real_labels)
+    for who in sorted(participants - {image.participant for image in mine}):
+        _log.warning("%s: left out, there is no such image of this %s participant", who, role)
     pairs = _pairs(images, labels, participants)
     if not pairs:
         raise DatasetError(
@@ -268,19 +287,18 @@ def _unlabelled(real_labels: str | Path, images: list[ImageRecord], desc: str | 
 
 
 def _maps_to_synthesise(
-    folder: str | Path | None, desc: str | None, held_out: set[str]
+    folder: str | Path | None, found: tuple[ImageRecord, ...], held_out: set[str], any_maps: bool
 ) -> tuple[ImageRecord, ...]:
-    if folder is None:
-        return ()
-    found = find_label_maps(folder, desc=desc)
     maps = tuple(record for record in found if record.participant not in held_out)
+    if any_maps:
+        return maps
     if len(maps) < len(found):
         _log.warning(
             "%s: %d label map(s) of validation or test participants left out",
             folder,
             len(found) - len(maps),
         )
-    if not maps:
+    if folder is not None and not maps:
         raise DatasetError(
             f"{folder}: all label maps are of validation or test participants; give others"
         )

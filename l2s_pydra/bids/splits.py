@@ -19,7 +19,7 @@ def folds(training_set: TrainingSet, count: int) -> list[TrainingSet]:
     most. Of those who are not tested on, the ones whose turn to be tested on comes next validate;
     their share is that of ``training_set``, at least one. The others learn. All images of a
     participant have one role. Label maps of the validation and test participants of a fold are not
-    synthesised from in it.
+    synthesised from in it; those of all others are.
 
     Parameters
     ----------
@@ -74,8 +74,9 @@ def _in_roles(training_set: TrainingSet, validate: set[str], test: set[str]) -> 
         key=lambda pair: (pair[0].participant, pair[0].relative_path),
     )
     held_out = validate | test
-    maps = tuple(r for r in training_set.label_maps if r.participant not in held_out)
-    if training_set.label_maps and not maps:
+    everyone = training_set.all_maps or training_set.label_maps
+    maps = tuple(record for record in everyone if record.participant not in held_out)
+    if everyone and not maps:
         _log.warning(
             "all label maps are of participants to validate or test on (%s); the learning "
             "participants' own remain",
@@ -86,6 +87,7 @@ def _in_roles(training_set: TrainingSet, validate: set[str], test: set[str]) -> 
         learn=tuple(pair for pair in pairs if pair[0].participant not in held_out),
         validate=tuple(pair for pair in pairs if pair[0].participant in validate),
         test=tuple(pair for pair in pairs if pair[0].participant in test),
+        test_participants=tuple(sorted(test)),
         label_maps=maps,
         maps_table=training_set.maps_table if maps else None,
     )

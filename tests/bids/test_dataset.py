@@ -164,6 +164,8 @@ def test_test_participants_of_the_table_need_no_labels(raw, labels, caplog):
     assert not caplog.text
     with pytest.raises(DatasetError, match=r"no label map of the test participants \(sub-04\)"):
         build_training_set(raw, labels, test_participants=["04"])
+    found = build_training_set(raw, labels, test_participants=["04"], test_without_labels=True)
+    assert (found.test, found.test_participants) == ((), ("sub-04",))
 
 
 @pytest.mark.parametrize(
@@ -256,6 +258,10 @@ def test_label_maps_of_held_out_participants_only(raw, labels, make_dataset):
     maps = make_dataset("maps", ["sub-03/anat/sub-03_dseg.nii", "dseg.tsv"])
     with pytest.raises(DatasetError, match="all label maps are of validation or test"):
         build_training_set(raw, labels, maps)
+    found = build_training_set(raw, labels, maps, any_maps=True)
+    assert found.label_maps == ()
+    assert [record.participant for record in found.all_maps] == ["sub-03"]
+    assert found.maps_table == maps / "dseg.tsv"
 
 
 def test_label_maps_of_strangers(raw, labels, make_dataset):

@@ -100,6 +100,13 @@ def test_label_maps_of_held_out_participants_are_left_out(caplog):
         assert {record.participant for record in fold.label_maps} == expected
         assert fold.maps_table == Path("/maps/dseg.tsv")
     assert not caplog.records
+    # Those of the original validation and test participants come back where these learn.
+    given = training_set("ab", "c", "d", maps="ab")
+    given = attrs.evolve(given, all_maps=tuple(map(label_map, "abcdx")))
+    for fold in folds(given, 4):
+        expected = {"sub-x"} | people(fold.learn)
+        assert {record.participant for record in fold.label_maps} == expected
+        assert set(fold.test_participants) == people(fold.test)
     with caplog.at_level(logging.WARNING, "l2s_pydra"):
         made = folds(training_set("abc", "d", maps="a"), 4)
     assert sorted(len(fold.label_maps) for fold in made) == [0, 0, 1, 1]

@@ -212,6 +212,33 @@ def test_acquisitions_are_contrasts_of_their_own(planned, data):
     _, found = planned(data, *TWICE)
     assert found.contrasts == ["T1w", "acq-hr_T1w"]
     assert found.runs[0].assessed["names"] == ["sub-03_T1w", "sub-03_acq-hr_T1w"]
+    # Contrast agents tell contrasts apart, runs do not.
+    for folder, name in ((data, "T1w"), (reference, "desc-tissue_dseg")):
+        place = folder / "sub-03" / "anat"
+        for more in ("ce-gad", "acq-hr_ce-gad", "acq-hr_ce-gad_run-2"):
+            copy = place / f"sub-03_{more}_{name}.nii.gz"
+            shutil.copy(place / f"sub-03_{name}.nii.gz", copy)
+    _, found = planned(data, *TWICE)
+    assert found.contrasts == ["T1w", "acq-hr_T1w", "acq-hr_ce-gad_T1w", "ce-gad_T1w"]
+
+
+def test_those_to_test_on_need_no_image_to_train_on(planned, data, caplog):
+    for who in ("02", "03"):
+        place = data / f"sub-{who}" / "anat"
+        (place / f"sub-{who}_T1w.nii.gz").rename(place / f"sub-{who}_T2w.nii.gz")
+    for root, name in ((data, "T1w"), (data / "derivatives" / "reference", "desc-tissue_dseg")):
+        place, new = root / "sub-01" / "ses-02" / "anat", root / "sub-05" / "anat"
+        new.mkdir(parents=True)
+        shutil.move(place / f"sub-01_ses-02_{name}.nii.gz", new / f"sub-05_{name}.nii.gz")
+    roles = ("--learn-participants", "01", "--validation-participants", "05")
+    test = ("--test-participants", "02", "03", "--compare-modality", "T2w")
+    _, found = planned(data, *TWICE, *roles, *test)
+    assert found.role == "test"
+    assert found.runs[0].assessed["participants"] == ["sub-02", "sub-03"]
+    (data / "sub-02" / "anat" / "sub-02_T2w.nii.gz").unlink()
+    _, found = planned(data, *TWICE, *roles, *test)
+    assert found.runs[0].assessed["participants"] == ["sub-03"]
+    assert "sub-02: left out of the comparison" in caplog.text
 
 
 def test_contrasts_that_no_training_sees(planned, app, data, tmp_path):
@@ -246,6 +273,9 @@ def test_images_that_cannot_be_opened_are_left_out(planned, data):
     assert "datalad get" in missing["reason"]
     with pytest.raises(DatasetError, match=r"sub-01_ses-02_T1w.*datalad get"):
         planned(data, *TWICE)
+    # Who is tested on in one fold learns in another.
+    with pytest.raises(DatasetError, match=r"sub-01_ses-02_T1w.*datalad get"):
+        planned(data, *TWICE, *roles, "--folds", "3")
 
 
 def test_what_fails_after_training_stops_no_other(
