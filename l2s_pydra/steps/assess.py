@@ -118,7 +118,8 @@ def assess(
     ConfigError
         If the sequences differ in length, or the device is not there.
     DatasetError
-        If no image can be assessed.
+        If no image can be assessed; or if a file cannot be read just now (a disk that does not
+        answer, content that is elsewhere): a table without it would be kept as the result.
     ModelError
         If the model is broken.
     LabelError
@@ -140,6 +141,8 @@ def assess(
                 found = _compare(model, truth, Path(image), Path(reference), chosen, weights)
                 rows += [[*who, *row] for row in found]
             except L2SError as error:
+                if _may_pass(error, (Path(image), Path(reference))):
+                    raise DatasetError(f"{error}; once it can be read, run again") from error
                 logger.warning("%s is left out: %s", who[1], error)
                 failures.append([*who[:2], str(error)])
     if not rows:
@@ -156,6 +159,19 @@ def failures_file(out_file: Path) -> Path:
     'images_failures.tsv'
     """
     return Path(out_file).with_name(f"{Path(out_file).stem}_failures.tsv")
+
+
+def _may_pass(error: BaseException, files: Sequence[Path]) -> bool:
+    """Whether reading failed for a reason that is not in the files, so that it may work later."""
+    if not all(file.is_file() for file in files):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        # Files that are truncated or of another format come without a number of the system.
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 @attrs.frozen

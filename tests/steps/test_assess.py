@@ -1,13 +1,14 @@
 """Tables of a model's accuracy against the steps that segment and evaluate, and by hand."""
 
 import csv
+import errno
 
 import nibabel as nb
 import numpy as np
 import pytest
 from nibabel.eulerangles import euler2mat
 
-from l2s_pydra.errors import ConfigError, DatasetError, LabelError
+from l2s_pydra.errors import ConfigError, DatasetError, ImageError, LabelError
 from l2s_pydra.segmentation.metrics import hausdorff_95
 from l2s_pydra.steps.assess import COLUMNS, assess, failures_file
 from l2s_pydra.steps.evaluate import evaluate
@@ -223,6 +224,26 @@ def test_one_bad_image_stops_no_other(given, tmp_path):
     assert "elsewhere.nii.gz" in second["reason"]
     arguments["references"][1] = elsewhere
     with pytest.raises(DatasetError, match=r"no image can be compared.*broken\.nii\.gz"):
+        assess(**arguments)
+
+
+def test_what_may_pass_is_no_result(given, monkeypatch):
+    """A disk that does not answer says nothing of the image."""
+
+    def broken(*args, **kwargs):
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError as error:
+            raise ImageError("im.nii: cannot be read (Input/output error)") from error
+
+    arguments = given()
+    monkeypatch.setattr("l2s_pydra.steps.assess.load_labels", broken)
+    with pytest.raises(DatasetError, match=r"im\.nii.*run again"):
+        assess(**arguments)
+    assert not arguments["out_file"].exists()
+    arguments["references"][0].unlink()
+    monkeypatch.undo()
+    with pytest.raises(DatasetError, match=r"reference\.nii.*run again"):
         assess(**arguments)
 
 
