@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from .answers import answer, caveats, focus_of, standing
+from .answers import answer, caveats, focus_of, standing, was_learned
 from .comparison_figures import difference_map, dots_by_mode, paired_dots
 from .inputs import Figure
 from .pages import write_page
@@ -41,16 +41,17 @@ def write_comparison(tables_dir: Path, out_dir: Path, *, facts: Mapping[str, Any
         Folder of ``images.tsv`` (``participant_id``, ``image``, ``contrast``, ``role``, ``index``,
         ``structure``, the metrics, ``mode``, ``seed``), ``summary.tsv`` (``contrast``,
         ``structure``, ``metric``, ``mode``, ``mean``, ``sd_seeds``, ``n_seeds``,
-        ``n_participants``, ``difference``, ``ci_low``, ``ci_high``) and ``runs.tsv`` (``mode``,
-        ``seed``, ``fold``, ``model``, ``validation_dice``, ``steps``, ``seconds``, ``status``,
-        ``reason``; optionally ``model_dir``, relative to the folder above ``out_dir``).
+        ``n_participants``, ``n_values``, ``n_undefined``, ``n_false``, ``difference``, ``ci_low``,
+        ``ci_high``), ``participants.tsv`` (``contrast``, ``metric``, ``mode``, ``seed``,
+        ``participant_id``, ``value``) and ``runs.tsv`` (``mode``, ``seed``, ``fold``, ``model``,
+        ``validation_dice``, ``steps``, ``seconds``, ``status``, ``reason``; optionally
+        ``hypergradient_steps`` and ``model_dir``, relative to the folder above ``out_dir``).
     out_dir : Path
         Folder for ``index.html`` and ``figures``.
     facts : mapping
         ``baseline`` (mode), and what is known of ``dataset``, ``learn``, ``validate`` and ``test``
         (participants), ``steps``, ``max_minutes``, ``folds``, ``modality``, ``command`` (list of
-        words), ``links`` (name of a model to its page) and ``theta`` (contents of ``theta.json`` of
-        the learn2synth runs).
+        words) and ``theta`` (contents of ``theta.json`` of the learn2synth runs).
 
     Returns
     -------
@@ -79,7 +80,7 @@ def write_comparison(tables_dir: Path, out_dir: Path, *, facts: Mapping[str, Any
         "metrics": _METRICS,
         "means": _metric_rows(found, [_MEAN]),
         "details": _metric_rows(found, found.structures),
-        "runs": _runs(found, out_dir, facts),
+        "runs": _runs(found, out_dir),
         "theta": over_seeds(facts.get("theta") or []),
         "setup": _setup(found, facts),
         "command": facts.get("command"),
@@ -89,12 +90,14 @@ def write_comparison(tables_dir: Path, out_dir: Path, *, facts: Mapping[str, Any
 
 @attrs.frozen(kw_only=True)
 class _Tables:
-    """The three tables, and what they are about."""
+    """The four tables, and what they are about."""
 
     images: list[dict[str, str]]
     runs: list[dict[str, str]]
     summary: dict[tuple[str, str, str, str], dict[str, str]]
     """By contrast, structure, metric and mode."""
+    dice_by_seed: dict[tuple[str, str], dict[str, dict[str, float]]]
+    """By contrast and mode, then by seed and participant."""
     baseline: str
     modes: list[str]
     """The baseline last."""
@@ -106,17 +109,27 @@ class _Tables:
     def read(cls, folder: Path, facts: Mapping[str, Any]) -> "_Tables":
         images = read_rows(
             folder / "images.tsv",
-            ("participant_id", "image", "contrast", "role", "index", "structure", "dice", "mode"),
+            ("participant_id", "contrast", "role"),
         )
         summary = read_rows(
             folder / "summary.tsv",
             ("contrast", "structure", "metric", "mode", "mean", "sd_seeds", "n_seeds",
-             "n_participants", "difference", "ci_low", "ci_high"),
+             "n_participants", "n_values", "n_undefined", "n_false", "difference", "ci_low",
+             "ci_high"),
         )  # fmt: skip
+        people = read_rows(
+            folder / "participants.tsv",
+            ("contrast", "metric", "mode", "seed", "participant_id", "value"),
+        )
         runs = read_rows(
             folder / "runs.tsv",
             ("mode", "seed", "model", "validation_dice", "steps", "seconds", "status", "reason"),
         )
+        dice: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+        for row in people:
+            if row["metric"] == "dice":
+                seeds = dice.setdefault((row["contrast"], row["mode"]), {})
+                seeds.setdefault(row["seed"], {})[row["participant_id"]] = float(row["value"])
         names = _unique(row["mode"] for row in [*runs, *summary])
         baseline = str(facts.get("baseline") or (names[0] if names else ""))
         return cls(
@@ -126,6 +139,7 @@ class _Tables:
                 (row["contrast"], row["structure"], row["metric"], row["mode"]): row
                 for row in summary
             },
+            dice_by_seed=dice,
             baseline=baseline,
             modes=[mode for mode in names if mode != baseline] + [baseline],
             contrasts=_unique(row["contrast"] for row in summary),
@@ -141,45 +155,27 @@ class _Tables:
         rows = {m: self.summary.get((contrast, structure, "dice", m)) for m in self.modes}
         return {mode: row for mode, row in rows.items() if row is not None}
 
-    def by_image(self, contrast: str, mode: str) -> dict[str, dict[str, float]]:
-        """Mean Dice over structures by seed and image, folds averaged."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for row in self.images:
-            if (row["contrast"], row["mode"]) == (contrast, mode) and row["index"] != "n/a":
-                value = to_number(row["dice"])
-                if math.isfinite(value):
-                    seed = found.setdefault(row.get("seed", ""), {})
-                    seed.setdefault(row["image"], []).append(value)
-        return {
-            seed: {image: float(np.mean(values)) for image, values in images.items()}
-            for seed, images in found.items()
-        }
-
-    def places(self, contrast: str, mode: str) -> dict[str, dict[tuple[str, str], float]]:
-        """Dice by participant, then by image and structure, averaged over trainings."""
-        found: dict[str, dict[tuple[str, str], list[float]]] = {}
-        for row in self.images:
-            if (row["contrast"], row["mode"]) == (contrast, mode) and row["index"] != "n/a":
-                value = to_number(row["dice"])
-                if math.isfinite(value):
-                    mine = found.setdefault(row["participant_id"], {})
-                    mine.setdefault((row["image"], row["structure"]), []).append(value)
-        return {
-            who: {place: float(np.mean(values)) for place, values in mine.items()}
-            for who, mine in found.items()
-        }
+    def seeds(self, contrast: str, mode: str) -> list[float]:
+        """Mean Dice over participants of each seed."""
+        by_seed = self.dice_by_seed.get((contrast, mode), {})
+        return [float(np.mean(list(people.values()))) for people in by_seed.values()]
 
     def differences(self, contrast: str, mode: str) -> dict[str, float]:
-        """Difference from the baseline of each participant, over what both modes have."""
-        here, base = self.places(contrast, mode), self.places(contrast, self.baseline)
-        found = {}
-        for who in sorted(here.keys() & base.keys()):
-            images: dict[str, list[float]] = {}
-            for place in here[who].keys() & base[who].keys():
-                images.setdefault(place[0], []).append(here[who][place] - base[who][place])
-            if images:
-                found[who] = float(np.mean([np.mean(values) for values in images.values()]))
-        return found
+        """Difference from the baseline of each participant, over seeds."""
+        here, base = (
+            list(self.dice_by_seed.get((contrast, name), {}).values())
+            for name in (mode, self.baseline)
+        )
+        if not here or not base:
+            return {}
+        return {
+            who: float(np.mean([x[who] for x in here]) - np.mean([x[who] for x in base]))
+            for who in here[0]
+        }
+
+    @property
+    def folds(self) -> bool:
+        return any(run.get("fold", "n/a") != "n/a" for run in self.runs)
 
     @property
     def others(self) -> list[str]:
@@ -187,24 +183,30 @@ class _Tables:
 
 
 def _answers(found: _Tables) -> list[str]:
+    learned = was_learned(found.runs, found.focus)
     return [
-        answer(contrast, found.dice(contrast), found.baseline, found.focus)
+        answer(contrast, found.dice(contrast), found.baseline, found.focus, learned=learned)
         for contrast in found.contrasts
     ]
 
 
 def _caveats(found: _Tables) -> list[str]:
-    rows = [row for contrast in found.contrasts for row in found.dice(contrast).values()]
-    seeds = [int(to_number(row["n_seeds"])) for row in rows if row["n_seeds"].isdigit()]
-    judged: dict[str, set[str]] = {}
-    for row in found.images:
-        judged.setdefault(row["contrast"], set()).add(row["participant_id"])
+    seeds: dict[str, int] = {}
+    participants: dict[str, tuple[int, int]] = {}
+    for contrast in found.contrasts:
+        rows = found.dice(contrast)
+        for mode, row in rows.items():
+            count = int(row["n_seeds"])
+            if count:
+                seeds[mode] = min(count, seeds.get(mode, count))
+        judged = {row["participant_id"] for row in found.images if row["contrast"] == contrast}
+        compared = max((int(row["n_participants"]) for row in rows.values()), default=0)
+        participants[contrast] = (compared, len(judged))
     return caveats(
         roles=_unique(row["role"] for row in found.images),
-        seeds=max(seeds, default=0),
-        participants={contrast: len(names) for contrast, names in judged.items()},
-        failed=sum(not _succeeded(run) for run in found.runs),
-        runs=len(found.runs),
+        seeds=seeds,
+        participants=participants,
+        runs=found.runs,
     )
 
 
@@ -240,13 +242,7 @@ def _figures(found: _Tables, out_dir: Path) -> dict[str, Figure]:
         for contrast in found.contrasts
     }
     seeds = {
-        contrast: {
-            mode: [
-                float(np.mean(list(images.values())))
-                for images in found.by_image(contrast, mode).values()
-            ]
-            for mode in found.modes
-        }
+        contrast: {mode: found.seeds(contrast, mode) for mode in found.modes}
         for contrast in found.contrasts
     }
     dots_by_mode(seeds, means, places / "dice.png", baseline=found.baseline)
@@ -254,8 +250,9 @@ def _figures(found: _Tables, out_dir: Path) -> dict[str, Figure]:
         "dice": {
             "href": "figures/dice.png",
             "alt": "Mean Dice of each mode on each contrast; the numbers are in the table above.",
-            "caption": "Mean Dice over structures and images. Dots are trainings (one a seed), the "
-            f"bar is their mean, the dashed line that of the baseline, {found.baseline}.",
+            "caption": "Mean Dice over structures, images and participants. Dots are seeds"
+            f"{', each over all folds' if found.folds else ''}, the bar is their mean, the dashed "
+            f"line that of the baseline, {found.baseline}.",
         }
     }
     return figures | _difference_figures(found, places)
@@ -281,8 +278,9 @@ def _difference_figures(found: _Tables, places: Path) -> dict[str, Figure]:
             "alt": "Difference of each participant from the baseline; the numbers are in the table "
             "below.",
             "caption": "Mean Dice minus that of the baseline. Dots are participants, the bar is their "
-            "mean, the band its 95 % interval: blue where it lies above 0, orange below, grey where "
-            "it includes 0 or is not known.",
+            "mean, the band its 95 % interval over participants and seeds: blue where it lies above "
+            "0, orange below, grey where it includes 0 or is not known. All participants can lie on "
+            "one side by chance, because one training moves them together.",
         }
     differences = {
         (contrast, mode, structure): to_number(row["difference"])
@@ -354,39 +352,43 @@ def _metric_rows(found: _Tables, structures: Iterable[str]) -> list[dict[str, An
                     _metric_cell(found.summary.get((contrast, structure, metric, mode)), decimals)
                     for metric, (_, decimals, _) in _METRICS.items()
                 ]
-                if any(cell["value"] for cell in cells):
+                if any(cell["value"] or cell["missing"] for cell in cells):
                     names = {"contrast": contrast, "structure": structure, "mode": mode}
                     rows.append({**names, "cells": cells})
     return rows
 
 
 def _metric_cell(row: _Row | None, decimals: int) -> dict[str, str]:
-    mean, spread = (to_number(row[key]) if row else math.nan for key in ("mean", "sd_seeds"))
+    if row is None:
+        return {"value": "", "text": "n/a", "missing": ""}
+    mean, spread = to_number(row["mean"]), to_number(row["sd_seeds"])
     text = _text(mean, decimals)
     if math.isfinite(spread):
         text += f" ± {spread:.{decimals}f}"
-    return {"value": f"{mean:.6g}" if math.isfinite(mean) else "", "text": text}
+    undefined, total, false = (int(row[key]) for key in ("n_undefined", "n_values", "n_false"))
+    missing = [f"{total - undefined} of {total} defined"] if undefined else []
+    if false and row["metric"] == "dice":
+        missing.append(f"{false} false positive{'' if false == 1 else 's'}")
+    value = f"{mean:.6g}" if math.isfinite(mean) else ""
+    return {"value": value, "text": text, "missing": ", ".join(missing)}
 
 
-def _runs(found: _Tables, out_dir: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _runs(found: _Tables, out_dir: Path) -> list[dict[str, Any]]:
     """Trainings as rows, with the page of each model."""
-    links = facts.get("links") or {}
     rows = []
     for run in found.runs:
-        page = links.get(run["model"], "")
         place = run.get("model_dir", "n/a")
-        if not page and place != "n/a" and (out_dir.parent / place / "report.html").is_file():
-            page = f"../{place}/report.html"
+        there = place != "n/a" and (out_dir.parent / place / "report.html").is_file()
         seconds = to_number(run["seconds"])
         rows.append(
             {
                 **{
                     key: run.get(key) or "n/a" for key in ("mode", "seed", "fold", "model", "steps")
                 },
-                "page": page,
+                "page": f"../{place}/report.html" if there else "",
                 "dice": _text(to_number(run["validation_dice"]), 3),
                 "seconds": seconds if math.isfinite(seconds) else None,
-                "failed": not _succeeded(run),
+                "failed": run["status"] != "done",
                 "status": run["status"],
                 "reason": "" if run["reason"] == "n/a" else run["reason"],
             }
@@ -416,10 +418,6 @@ def _setup(found: _Tables, facts: Mapping[str, Any]) -> dict[str, Any]:
         "facts": {name: value for name, value in named.items() if value},
         "roles": {role: list(names) for role, names in roles.items() if names},
     }
-
-
-def _succeeded(run: _Row) -> bool:
-    return run["status"].lower() in ("done", "ok", "success", "finished")
 
 
 def _mean(row: _Row | None) -> float:

@@ -86,7 +86,7 @@ def paired_dots(
     modes = _modes(intervals)
     figure, panels = _panels(list(intervals), modes)
     every = [0.0, *(v for by in differences.values() for dots in by.values() for v in dots)]
-    every += [v for by in intervals.values() for mean, *_ in by.values() for v in [mean]]
+    every += [v for by in intervals.values() for ends in by.values() for v in ends]
     limits = _limits([v for v in every if math.isfinite(v)])
     for axes, contrast in panels:
         axes.axvline(0, color=_INK, linewidth=1)

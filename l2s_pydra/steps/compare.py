@@ -11,7 +11,7 @@ import attrs
 from ..bids.derivatives import write_json, write_text
 from ..reports.tables import read_rows, to_number
 from .assess import COLUMNS, METRICS
-from .paired import SUMMARY_COLUMNS, Value, summarise
+from .paired import PARTICIPANT_COLUMNS, SUMMARY_COLUMNS, Value, by_participant, summarise
 
 __all__ = [
     "ComparedRun",
@@ -32,6 +32,7 @@ _RUNS = (
     "model",
     "validation_dice",
     "steps",
+    "hypergradient_steps",
     "seconds",
     "status",
     "reason",
@@ -133,7 +134,8 @@ def write_tables(
         All runs, also those that failed.
     out_dir : Path
         Folder for ``images.tsv`` (every value), ``summary.tsv`` (:func:`~.paired.summarise`),
-        ``runs.tsv`` and, if images were left out, ``failures.tsv``.
+        ``participants.tsv`` (:func:`~.paired.by_participant`), ``runs.tsv`` and, if images were
+        left out, ``failures.tsv``.
     baseline : str
         Mode that the others are compared with.
 
@@ -151,10 +153,12 @@ def write_tables(
         {**run.key, **row} for run in runs if run.table for row in read_rows(run.table, COLUMNS)
     ]
     modes = list(dict.fromkeys(run.mode for run in runs))
-    summary = summarise([_value(row) for row in rows], modes=modes, baseline=baseline)
+    values = [_value(row) for row in rows]
+    summary = summarise(values, modes=modes, baseline=baseline)
     left_out = [{**run.key, **image} for run in runs for image in run.left_out]
     _write(out_dir, "images", (*_RUN, *COLUMNS), rows)
     _write(out_dir, "summary", SUMMARY_COLUMNS, summary)
+    _write(out_dir, "participants", PARTICIPANT_COLUMNS, by_participant(values))
     _write(out_dir, "runs", _RUNS, [_run_row(run) for run in runs])
     if left_out:
         _write(out_dir, "failures", _FAILURES, left_out)
@@ -162,6 +166,7 @@ def write_tables(
 
 
 def _value(row: Mapping[str, str]) -> Value:
+    reference, segmented = (to_number(row[k]) for k in ("reference_volume_mm3", "volume_mm3"))
     return Value(
         mode=row["mode"],
         seed=row["seed"],
@@ -170,6 +175,8 @@ def _value(row: Mapping[str, str]) -> Value:
         image=row["image"],
         structure=row["structure"],
         whole=row["index"] == _NONE,
+        expected=reference > 0,
+        false_positive=reference == 0 and segmented > 0,
         metrics={name: to_number(row[name]) for name in METRICS},
     )
 
@@ -189,11 +196,21 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
         row["validation_dice"] = _cell(config["best_dice"])
         row["seconds"] = _cell(config["seconds"])
         row["steps"] = training[-1]["step"]
+        row["hypergradient_steps"] = _hypergradient_steps(run)
     except (OSError, ValueError, KeyError, IndexError) as error:
         # What was assessed counts all the same.
         logger.warning("%s: is no model of a training (%s); learn it again", run.model, error)
         row["reason"] = f"{run.model.name}: is no model of a training; learn it again"
     return row
+
+
+def _hypergradient_steps(run: ComparedRun) -> str:
+    """How often the learned values were stepped; n/a where a training learns none."""
+    path = None if run.model is None else run.model / "theta.json"
+    if path is None or not run.mode.startswith("learn2synth") or not path.is_file():
+        return _NONE
+    theta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return str(theta.get("hypergradient_steps", _NONE))
 
 
 def _cell(value: Any) -> str:
@@ -239,28 +256,33 @@ def _in_short(row: Mapping[str, str]) -> str:
     return text + ("" if difference != difference else f" ({difference:+.3f})")
 
 
-def answers(summary: Sequence[Mapping[str, str]]) -> list[str]:
+def answers(summary: Sequence[Mapping[str, str]], runs: Sequence[ComparedRun] = ()) -> list[str]:
     """Say in words whether the mode in question is better than the baseline, on each contrast.
 
     Parameters
     ----------
     summary : sequence of mappings
         Rows of ``summary.tsv``.
+    runs : sequence of ComparedRun
+        What it is of; whether the synthesis was learned at all is read from their models.
 
     Returns
     -------
     list of str
         The sentences of the page (:func:`l2s_pydra.reports.answers.answer`), one a contrast.
     """
-    from ..reports.answers import answer, focus_of
+    from ..reports.answers import answer, focus_of, was_learned
 
+    steps = [{"mode": run.mode, "hypergradient_steps": _hypergradient_steps(run)} for run in runs]
     contrasts: dict[str, dict[str, Mapping[str, str]]] = {}
     for row in _mean_dice(summary):
         contrasts.setdefault(row["contrast"], {})[row["mode"]] = row
     sentences = []
     for contrast, rows in contrasts.items():
         baseline = next(iter(rows.values()))["baseline"]
-        sentences.append(answer(contrast, rows, baseline, focus_of(list(rows), baseline)))
+        focus = focus_of(list(rows), baseline)
+        learned = was_learned(steps, focus)
+        sentences.append(answer(contrast, rows, baseline, focus, learned=learned))
     return sentences
 
 
@@ -305,22 +327,32 @@ _DESCRIPTIONS = {
     "where it is above 0.01 or the reference is the structure; in the rows of the union, of the "
     "largest posterior, over voxels of P or R",
     "metric": "Which of the columns of images.tsv is summarised",
-    "mean": "Mean over images, then over seeds",
-    "sd_seeds": "Standard deviation, over seeds, of the mean over images; n/a for one seed",
+    "value": "Mean over the structures, then the images of the participant, of those that the "
+    "reference has and for which every training has a value",
+    "mean": "Mean over structures, over the images of each participant, over participants, and over "
+    "seeds; of the images and structures that the reference has and for which every training of "
+    "every mode has a value",
+    "sd_seeds": "Standard deviation, over seeds, of the mean over participants; n/a for one seed",
     "n_seeds": "Seeds with a value",
-    "n_participants": "Participants with a value; where there is a difference, those with a value "
-    "in both modes",
-    "n_undefined": "Values left out because they are not defined",
+    "n_participants": "Participants in the mean and the difference: those with a value in every "
+    "training",
+    "n_values": "Values there could be: images, structures that their reference has, trainings",
+    "n_undefined": "Of these, those that are not defined, such as the distance to a structure that "
+    "was missed; what is not defined in one training is left out of all means",
+    "n_false": "Where the reference delineates the structure but has none, how often it was "
+    "segmented; in no mean",
     "baseline": "Mode that the others are compared with",
-    "difference": "Mode minus baseline: mean over participants of the difference of each, which is "
-    "the mean over seeds and over the images and structures that are defined in both",
-    "ci_low": "Lower end of the 95 % t interval of the difference over participants; it tells of "
-    "other participants, not of other trainings: compare with sd_seeds",
+    "difference": "Mean of the mode minus that of the baseline",
+    "ci_low": "Lower end of the 95 % interval of the difference, for other participants and other "
+    "seeds: t interval with the squared standard error s_d^2 / n + s_m^2 / K_m + s_b^2 / K_b (s_d "
+    "over the n participants, s_m and s_b over the seeds of mode and baseline) and Satterthwaite's "
+    "degrees of freedom; n/a with one participant or with one seed of either mode",
     "ci_high": "Upper end of that interval",
     "model": "Name of the model",
     "validation_dice": "Mean Dice on the validation participants, on the working grid, of the "
     "weights that were kept",
     "steps": "Steps that were done",
+    "hypergradient_steps": "Steps of the learned values of the synthesis; n/a where none are learned",
     "seconds": "Time of the training",
     "status": "done, or failed",
     "reason": "Why a run failed, which images could not be assessed, or why an image could not",

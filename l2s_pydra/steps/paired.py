@@ -1,12 +1,20 @@
-"""Summary of repeated trainings: means, spread over seeds, and differences paired by participant."""
+"""Summary of repeated trainings: means, spread over seeds, and paired differences."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["SUMMARY_COLUMNS", "Value", "summarise", "t_interval"]
+__all__ = [
+    "PARTICIPANT_COLUMNS",
+    "SUMMARY_COLUMNS",
+    "Value",
+    "by_participant",
+    "crossed_interval",
+    "summarise",
+]
 
 SUMMARY_COLUMNS = (
     "contrast",
@@ -17,18 +25,25 @@ SUMMARY_COLUMNS = (
     "sd_seeds",
     "n_seeds",
     "n_participants",
+    "n_values",
     "n_undefined",
+    "n_false",
     "baseline",
     "difference",
     "ci_low",
     "ci_high",
 )
 """Columns of the summary."""
+PARTICIPANT_COLUMNS = ("contrast", "metric", "mode", "seed", "participant_id", "value")
+"""Columns of :func:`by_participant`."""
 
 _NONE = "n/a"
 _NAN = float("nan")
 _MEAN = "mean"
 """Name of the mean over structures in the column ``structure``."""
+_Array = npt.NDArray[np.float64]
+_Place = tuple[str, str, str]
+"""Participant, image, structure."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +64,10 @@ class Value:
     """Name of the structure."""
     whole: bool = False
     """Whether that is the union of all structures, which is in no mean over them."""
+    expected: bool = True
+    """Whether the reference has the structure; what it lacks is in no mean and no difference."""
+    false_positive: bool = False
+    """Whether the structure was segmented where the reference delineates it but has none."""
     metrics: Mapping[str, float]
     """Values by name; NaN where one is not defined."""
 
@@ -58,17 +77,18 @@ def summarise(
 ) -> list[dict[str, str]]:
     r"""Summarise the values of each mode and compare it with the baseline.
 
-    The mean is that over images and then over seeds; its standard deviation is that of the seeds'
-    means. The difference of a participant :math:`i` is the mean, over the images and structures
-    that are defined in both modes, of the difference of the means over seeds (and folds). With
-    :math:`n` participants, the interval is
-
-    .. math:: \bar d \pm t_{0.975, n-1} \, s_d / \sqrt n .
+    Everything is over the same images and structures: those that the reference has and for which
+    every training (mode and seed, with all of its folds) has a defined value. Of these,
+    :math:`x_{ksp}` is the value of mode :math:`k`, seed :math:`s` and participant :math:`p`: the
+    mean over structures (and folds, where several tested the same image), then over images. The
+    mean of a mode is that of :math:`x` over participants and seeds, its spread the standard
+    deviation of the seeds' means, and its difference from the baseline the difference of the means,
+    with the interval of :func:`crossed_interval`.
 
     Parameters
     ----------
     values : sequence of Value
-        One for each training, image and structure; several of one seed (of folds) are averaged.
+        One for each training, image and structure; with folds, those of one seed are one training.
     modes : sequence of str
         In the order of the rows.
     baseline : str
@@ -92,41 +112,120 @@ def summarise(
     ('m', '0.8', '0.15')
     """
     rows = []
-    for contrast in _unique(value.contrast for value in values):
-        of_contrast = [value for value in values if value.contrast == contrast]
+    for contrast, of_contrast in _contrasts(values):
         for structure, members in _groups(of_contrast):
-            for metric in _unique(name for value in members for name in value.metrics):
-                found = {mode: _Sample.of(members, mode, metric) for mode in modes}
+            for metric in _metrics(members):
                 rows += [
                     {"contrast": contrast, "structure": structure, "metric": metric, **row}
-                    for row in _rows(found, baseline)
+                    for row in _rows(members, metric, modes, baseline)
                 ]
     return rows
 
 
-def t_interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of a sample and the ends of its 95 % t interval.
+def by_participant(values: Sequence[Value]) -> list[dict[str, str]]:
+    """List what :func:`summarise` averages, before the mean over participants and seeds.
+
+    Parameters
+    ----------
+    values : sequence of Value
+        As there.
+
+    Returns
+    -------
+    list of dict
+        Rows with the columns :data:`PARTICIPANT_COLUMNS` as text: for each contrast, metric, mode
+        and seed the mean over structures, the union not among them, of each participant.
+    """
+    rows = []
+    for contrast, of_contrast in _contrasts(values):
+        parts = [value for value in of_contrast if not value.whole]
+        for metric in _metrics(parts):
+            found = _Balanced.of(parts, metric)
+            rows += [
+                dict(
+                    zip(
+                        PARTICIPANT_COLUMNS,
+                        (contrast, metric, mode, seed, who, f"{number:.8g}"),
+                        strict=True,
+                    )
+                )
+                for mode, table in found.tables.items()
+                for seed, numbers in zip(found.seeds[mode], table, strict=True)
+                for who, number in zip(found.participants, numbers, strict=True)
+            ]
+    return rows
+
+
+def crossed_interval(mode: npt.ArrayLike, baseline: npt.ArrayLike) -> tuple[float, float, float]:
+    r"""Difference of two means over seeds and participants, and the ends of its 95 % interval.
+
+    Every training is tested on every participant, so that a training which turned out well moves
+    all participants at once: more of them do not average it out. The squared standard error is
+    therefore the sum of a part of the participants and one of the trainings of each mode,
+
+    .. math:: s^2 = \frac{s_d^2}{n} + \frac{s_m^2}{K_m} + \frac{s_b^2}{K_b},
+
+    with :math:`s_d` the standard deviation over the :math:`n` participants of their differences
+    (each a mean over seeds) and :math:`s_m, s_b` those over the seeds of the modes' means over
+    participants. The interval is :math:`\bar d \pm t_{0.975, \nu} s` with Satterthwaite's
+    degrees of freedom :math:`\nu = s^4 / (s_d^4 / (n^2 (n - 1)) + \dots)`. What is peculiar to a
+    participant *and* a training is in both parts, so that the interval is rather too wide than
+    too narrow.
+
+    With folds, the participants of a fold share its models. A seed is then the whole
+    cross-validation, all of whose participants are in its mean; the interval does not count the
+    folds as trainings of their own.
+
+    Parameters
+    ----------
+    mode, baseline : (K, n) array-like
+        A row a seed, a column a participant; the participants are the same, the number of seeds may
+        differ.
 
     Returns
     -------
     (float, float, float)
-        NaN where they are not defined: all without values, the ends with one.
+        NaN where they are not defined: all without values, the ends with one participant or with
+        one seed of either.
+
+    References
+    ----------
+    Satterthwaite, An approximate distribution of estimates of variance components, Biometrics
+    Bulletin 2, 1946.
 
     Examples
     --------
-    >>> [round(x, 3) for x in t_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
+    >>> [round(x, 3) for x in crossed_interval([[3, 4], [4, 5]], [[1, 3], [2, 2]])]
+    [2.0, -4.353, 8.353]
     """
     from scipy.special import stdtrit
 
-    sample = np.asarray(differences, dtype=np.float64)
-    if not sample.size:
+    first, second = (np.asarray(x, dtype=np.float64) for x in (mode, baseline))
+    if not first.size or not second.size:
         return _NAN, _NAN, _NAN
-    mean = float(sample.mean())
-    if sample.size == 1:
-        return mean, _NAN, _NAN
-    half = float(stdtrit(sample.size - 1, 0.975) * sample.std(ddof=1) / math.sqrt(sample.size))
-    return mean, mean - half, mean + half
+    paired = first.mean(0) - second.mean(0)
+    difference = float(paired.mean())
+    samples = (paired, first.mean(1), second.mean(1))
+    if min(map(len, samples)) < 2:
+        return difference, _NAN, _NAN
+    parts = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
+    total = parts.sum()
+    if not total:
+        return difference, difference, difference
+    freedom = total**2 / sum(
+        part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True)
+    )
+    half = float(stdtrit(freedom, 0.975) * math.sqrt(total))
+    return difference, difference - half, difference + half
+
+
+def _contrasts(values: Sequence[Value]) -> list[tuple[str, list[Value]]]:
+    names = _unique(value.contrast for value in values)
+    return [(name, [value for value in values if value.contrast == name]) for name in names]
+
+
+def _metrics(values: Sequence[Value]) -> list[str]:
+    return _unique(name for value in values for name in value.metrics)
 
 
 def _groups(values: Sequence[Value]) -> list[tuple[str, list[Value]]]:
@@ -142,72 +241,72 @@ def _groups(values: Sequence[Value]) -> list[tuple[str, list[Value]]]:
     return groups
 
 
-@attrs.frozen
-class _Sample:
-    """Values of one metric in one mode."""
+@attrs.frozen(kw_only=True)
+class _Balanced:
+    """Values of one metric, over what all trainings have."""
 
-    by_seed: dict[str, dict[str, list[float]]]
-    """Seed, image: defined values."""
-    by_place: dict[tuple[str, str, str], list[float]]
-    """Participant, image, structure: defined values."""
-    undefined: int
+    participants: list[str]
+    seeds: dict[str, list[str]]
+    """Mode: its seeds."""
+    tables: dict[str, _Array]
+    """Mode: (seeds, participants) array."""
 
     @classmethod
-    def of(cls, values: Sequence[Value], mode: str, metric: str) -> "_Sample":
-        by_seed: dict[str, dict[str, list[float]]] = {}
-        by_place: dict[tuple[str, str, str], list[float]] = {}
-        undefined = 0
+    def of(cls, values: Sequence[Value], metric: str) -> "_Balanced":
+        trainings: dict[tuple[str, str], dict[_Place, list[float]]] = {}
         for value in values:
-            if value.mode != mode:
-                continue
-            number = value.metrics.get(metric, _NAN)
-            if math.isnan(number):
-                undefined += 1
-                continue
-            by_seed.setdefault(value.seed, {}).setdefault(value.image, []).append(number)
-            place = (value.participant, value.image, value.structure)
-            by_place.setdefault(place, []).append(number)
-        return cls(by_seed, by_place, undefined)
-
-    @property
-    def seed_means(self) -> list[float]:
-        """Mean over images (of the mean over structures and folds) for each seed."""
-        return [
-            float(np.mean([np.mean(numbers) for numbers in images.values()]))
-            for images in self.by_seed.values()
-        ]
-
-    @property
-    def participants(self) -> set[str]:
-        return {participant for participant, _, _ in self.by_place}
-
-    def minus(self, other: "_Sample") -> list[float]:
-        """Difference of each participant that has values in both."""
-        images: dict[tuple[str, str], list[float]] = {}
-        for place in self.by_place.keys() & other.by_place.keys():
-            difference = np.mean(self.by_place[place]) - np.mean(other.by_place[place])
-            images.setdefault(place[:2], []).append(float(difference))
-        participants: dict[str, list[float]] = {}
-        for (participant, _), differences in sorted(images.items()):
-            participants.setdefault(participant, []).append(float(np.mean(differences)))
-        return [float(np.mean(differences)) for differences in participants.values()]
+            if value.expected:
+                places = trainings.setdefault((value.mode, value.seed), {})
+                place = (value.participant, value.image, value.structure)
+                places.setdefault(place, []).append(value.metrics.get(metric, _NAN))
+        means = {
+            training: {place: float(np.mean(numbers)) for place, numbers in places.items()}
+            for training, places in trainings.items()
+        }
+        defined = [{p for p, x in places.items() if x == x} for places in means.values()]
+        common = sorted(set.intersection(*defined)) if defined else []
+        modes = _unique(mode for mode, _ in means)
+        return cls(
+            participants=_unique(participant for participant, _, _ in common),
+            seeds={mode: [s for m, s in means if m == mode] for mode in modes},
+            tables={
+                mode: np.array([_averaged(means[m, s], common) for m, s in means if m == mode])
+                for mode in modes
+            },
+        )
 
 
-def _rows(samples: Mapping[str, _Sample], baseline: str) -> list[dict[str, str]]:
+def _averaged(values: Mapping[_Place, float], places: Sequence[_Place]) -> list[float]:
+    """Mean over the images of each participant of the mean over structures."""
+    people: dict[str, dict[str, list[float]]] = {}
+    for place in places:
+        participant, image, _ = place
+        people.setdefault(participant, {}).setdefault(image, []).append(values[place])
+    return [
+        float(np.mean([np.mean(numbers) for numbers in images.values()]))
+        for images in people.values()
+    ]
+
+
+def _rows(
+    values: Sequence[Value], metric: str, modes: Sequence[str], baseline: str
+) -> list[dict[str, str]]:
+    found = _Balanced.of(values, metric)
+    nothing: _Array = np.empty((0, 0))
+    base = found.tables.get(baseline, nothing)
     rows = []
-    for mode, sample in samples.items():
-        means = sample.seed_means
-        paired = [] if mode == baseline else sample.minus(samples[baseline])
-        difference = t_interval(paired)
-        count = len(paired) if paired else len(sample.participants)
+    for mode in modes:
+        table = found.tables.get(mode, nothing)
+        means = table.mean(1) if table.size else np.empty(0)
+        difference = crossed_interval(table, nothing if mode == baseline else base)
         rows.append(
             {
                 "mode": mode,
-                "mean": _cell(float(np.mean(means)) if means else _NAN),
-                "sd_seeds": _cell(float(np.std(means, ddof=1)) if len(means) > 1 else _NAN),
-                "n_seeds": str(len(means)),
-                "n_participants": str(count),
-                "n_undefined": str(sample.undefined),
+                "mean": _cell(float(means.mean()) if means.size else _NAN),
+                "sd_seeds": _cell(float(means.std(ddof=1)) if means.size > 1 else _NAN),
+                "n_seeds": str(means.size),
+                "n_participants": str(len(found.participants) if means.size else 0),
+                **_counts([value for value in values if value.mode == mode], metric),
                 "baseline": baseline,
                 **dict(
                     zip(("difference", "ci_low", "ci_high"), map(_cell, difference), strict=True)
@@ -215,6 +314,16 @@ def _rows(samples: Mapping[str, _Sample], baseline: str) -> list[dict[str, str]]
             }
         )
     return rows
+
+
+def _counts(values: Sequence[Value], metric: str) -> dict[str, str]:
+    """How much of a mode there was, was not defined, and should not have been there."""
+    expected = [value.metrics.get(metric, _NAN) for value in values if value.expected]
+    return {
+        "n_values": str(len(expected)),
+        "n_undefined": str(sum(map(math.isnan, expected))),
+        "n_false": str(sum(value.false_positive for value in values)),
+    }
 
 
 def _cell(value: float) -> str:

@@ -63,7 +63,7 @@ def test_tables_and_what_their_columns_are(make_runs, tmp_path):
     assert list(images[0]) == ["mode", "seed", "fold", *COLUMNS]
     assert images[0]["fold"] == "n/a"
     assert read(out / "summary.tsv") == summary
-    for name in ("images", "summary", "runs"):
+    for name in ("images", "summary", "participants", "runs"):
         described = json.loads((out / f"{name}.json").read_text())
         assert list(described) == list(read(out / f"{name}.tsv")[0])
         assert all(column["Description"] for column in described.values())
@@ -81,6 +81,7 @@ def test_runs_say_what_they_cost_and_gave(make_runs, tmp_path):
         "model": "synthseg0",
         "validation_dice": "0.5",
         "steps": "60",
+        "hypergradient_steps": "n/a",
         "seconds": "12.3",
         "status": "done",
         "reason": "n/a",
@@ -118,12 +119,47 @@ def test_images_that_were_left_out(make_runs, tmp_path):
 
 def test_the_answer_is_about_the_learned_synthesis(make_runs, tmp_path):
     (sentence,) = answers(write_tables(make_runs(), tmp_path, baseline="synthseg"))
-    # Differences 0.10 and 0.11: 0.105 ± 12.706 × 0.005
+    # Differences 0.10 and 0.11, seeds 0.01 apart: three parts of 0.005^2, each of one degree of
+    # freedom: 0.105 ± 3.182 × 0.00866
     assert sentence == (
         "On T1w, learn2synth reached a mean Dice of 0.760 (SD over 2 seeds 0.007), synthseg 0.655 "
-        "(SD over 2 seeds 0.007): learning the synthesis gained 0.105 (95 % interval 0.041 to "
-        "0.169, 2 participants)."
+        "(SD over 2 seeds 0.007): learning the synthesis gained 0.105 (95 % interval 0.077 to "
+        "0.133, 2 participants)."
     )
+
+
+def test_a_synthesis_that_was_not_learned_gains_nothing(make_runs, tmp_path):
+    runs = make_runs()
+    summary = write_tables(runs, tmp_path, baseline="synthseg")
+    learned = [run for run in runs if run.mode == "learn2synth"]
+    for run, steps, subject in zip(
+        learned, (5, 0), ("learning the synthesis", "learn2synth"), strict=True
+    ):
+        (run.model / "theta.json").write_text(json.dumps({"hypergradient_steps": steps}))
+        (sentence,) = answers(summary, runs)
+        assert f": {subject} gained 0.105" in sentence
+    write_tables(runs, tmp_path, baseline="synthseg")
+    found = [row["hypergradient_steps"] for row in read(tmp_path / "runs.tsv")]
+    assert found == ["n/a", "n/a", "5", "0", "n/a", "n/a"]
+
+
+def test_structures_are_expected_where_the_reference_has_them(make_runs, tmp_path):
+    """Reference volumes 12, 0 and unknown."""
+    (run,) = make_runs(["synthseg"], [0])
+    lines = run.table.read_text().splitlines()
+    for index, structure, reference in (("4", "cyst", "0"), ("5", "nerve", "n/a")):
+        cells = ["sub-01", "sub-01_T1w", "T1w", "test", index, structure, "0", "n/a", "10"]
+        lines.append("\t".join([*cells, reference, "n/a", "0.5"]))
+    run.table.write_text("\n".join(lines) + "\n")
+    summary = write_tables([run], tmp_path / "out", baseline="synthseg")
+    found = {
+        row["structure"]: (row["mean"], row["n_values"], row["n_false"])
+        for row in summary
+        if row["metric"] == "dice"
+    }
+    assert found["mean"] == ("0.65", "2", "1")
+    assert found["cyst"] == ("n/a", "0", "1")
+    assert found["nerve"] == ("n/a", "0", "0")
 
 
 def test_a_small_table_of_dice(make_runs, tmp_path):
