@@ -18,6 +18,7 @@ from l2s_pydra.steps.schemes import read_schemes
 from l2s_pydra.tasks import Assess, Learn, Resources
 
 from .compare import CompareModes, LearnAndAssess
+from .crew import Crew
 from .learning import find_training_set, learn_inputs
 from .segmenting import unreadable
 from .session import Session, code_version
@@ -79,6 +80,8 @@ class Plan:
     """What those were for in the trainings whom the models are compared on."""
     contrasts: list[str]
     """What the models are compared on."""
+    crew: Crew
+    """How many run at a time, and with what; by all runs, whether they were done before or not."""
 
 
 def plan(session: Session) -> Plan:
@@ -101,7 +104,12 @@ def plan(session: Session) -> Plan:
     splits = folds(given, options.folds) if options.folds else [given]
     images = _Assessed.find(session, splits)
     _check_names(session, given, images.table)
+    crew = Crew.of(session, len(options.compare) * options.seeds * len(splits))
     parts = [(learn_inputs(session, split), images.of(split)) for split in splits]
+    if options.config.training.max_minutes is not None:
+        # Trainings that end by the clock are those of their computer.
+        for trained, _ in parts:
+            trained["code_version"] += f", {crew.compute}"
     first = options.config.training.seed
     runs = []
     for seed in range(first, first + options.seeds):
@@ -114,7 +122,7 @@ def plan(session: Session) -> Plan:
                 inputs = {**trained, "config": settings.to_dict()}
                 runs.append(Run(compared=compared, trained=inputs, assessed=assessed))
     contrasts = sorted({name for _, assessed in parts for name in assessed["contrasts"]})
-    return Plan(runs=runs, role=images.role, contrasts=contrasts)
+    return Plan(runs=runs, role=images.role, contrasts=contrasts, crew=crew)
 
 
 def _check_names(session: Session, given: TrainingSet, table: Path) -> None:

@@ -1,5 +1,6 @@
 """The level ``learn`` with ``--compare``: train several modes several times, and compare them."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -58,7 +59,7 @@ def compare(session: Session) -> tuple[bool, list[Failure]]:
     """
     planned = plan(session)
     _warn_of_warmup(session)
-    _run(session, planned.runs)
+    _run(session, planned.runs, planned.crew)
     results = [_result(session, run) for run in planned.runs]
     models = [result.model for result in results if result.model is not None]
     compared = [result.compared for result in results]
@@ -91,7 +92,7 @@ def _warn_of_warmup(session: Session) -> None:
         )
 
 
-def _run(session: Session, runs: Sequence[Run]) -> None:
+def _run(session: Session, runs: Sequence[Run], crew: Crew) -> None:
     """Do what is not in the cache, and say after each training how far it is."""
     todo = [run for run in runs if not _is_done(session, run)]
     if len(todo) < len(runs):
@@ -100,7 +101,6 @@ def _run(session: Session, runs: Sequence[Run]) -> None:
         return
     new = [run for run in todo if not engine.is_done(run.learn, session.cache)]
     names = {run.learn._checksum: run.compared.name for run in new}
-    crew = Crew.of(session, len(todo))
     if new:
         at_once = min(crew.n_procs, len(new))
         _log.info("training %d model(s), %d at a time", len(new), at_once)
@@ -215,14 +215,33 @@ def _stage_comparison(
         shutil.rmtree(folder, ignore_errors=True)
         failure = Failure(name="comparison", file="comparison", outcome=_outcome(error))
         return [session.fail(failure)]
+    _warn_of_compute(session, runs)
     if planned.role == "validate":
         _log.warning(
             "there are no test participants; the comparison is on those who chose the weights, "
             "which is too good for all modes"
         )
-    for line in (*dice_lines(summary), *answers(summary)) if summary else ():
+    for line in (*dice_lines(summary), *answers(summary, runs)) if summary else ():
         _log.info("%s", line)
     return []
+
+
+def _warn_of_compute(session: Session, runs: Sequence[ComparedRun]) -> None:
+    """Say so if trainings that ended by the clock ran on unlike computers, or not alike."""
+    if session.options.config.training.max_minutes is None:
+        return
+    found = set()
+    for model in (run.model for run in runs if run.model is not None):
+        with contextlib.suppress(OSError, ValueError):
+            config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+            device = str(config.get("device")).partition(":")[0]
+            found.add(f"{config.get('threads')} thread(s) on {device}")
+    if len(found) > 1:
+        _log.warning(
+            "the trainings had as many minutes, but not as much to compute with (%s); "
+            "compare their steps in runs.tsv, or train all of them anew",
+            ", ".join(sorted(found)),
+        )
 
 
 def _facts(session: Session, planned: Plan, runs: Sequence[ComparedRun]) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class Crew:
         session : Session
             The run.
         jobs : int
-            Number of trainings there are.
+            Number of trainings there are, those that were done before included: what each gets,
+            and so how far it comes in a given time, must not depend on what is left to do.
         """
         options = session.options
         gpus = visible_gpus() if options.device in ("auto", "cuda") else []
@@ -69,6 +70,16 @@ class Crew:
             processes=options.learn_processes,
             gpus=tuple(gpus),
         )
+
+    @property
+    def compute(self) -> str:
+        """What decides how far a training comes in a given time.
+
+        >>> Crew(n_procs=2, threads=4, device="cpu").compute
+        'cpu, 1 process(es), 4 thread(s)'
+        """
+        device = ("cuda" if visible_gpus() else "cpu") if self.device == "auto" else self.device
+        return f"{device}, {self.processes} process(es), {self.threads} thread(s)"
 
     def resources(self, session: Session, checkpoints: Path, title: str) -> Resources:
         """Where one of the trainings runs, and what the log calls it."""

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 
 from l2s_pydra.errors import DatasetError, LabelError
@@ -179,13 +180,13 @@ def test_one_failed_run_of_a_cross_validation_stops_no_other(planned, app, phant
         for row in rows(run.output / "comparison" / "summary.tsv")
         if (row["mode"], row["structure"], row["metric"]) == ("synthseg", "mean", "dice")
     )
-    assert row["n_participants"] == "3"
+    # What one training lacks is in no mean, so that all are of the same participants.
+    assert row["n_participants"] == "2"
     (row,) = (
         row
         for row in rows(run.output / "comparison" / "summary.tsv")
         if (row["mode"], row["structure"], row["metric"]) == ("supervised", "mean", "dice")
     )
-    # Of the participant whose training failed, there is no difference.
     assert (row["baseline"], row["n_participants"]) == ("synthseg", "2")
     place.unlink()
     run = app(phantom, tmp_path / "out", tmp_path / "work", *arguments)
@@ -202,6 +203,33 @@ def test_without_test_participants_those_who_validate_judge(planned, phantom):
     assert seeds == [0, 0, 1, 1]
     _, found = planned(phantom, *TWICE, "--random-seed", "5")
     assert found.runs[-1].compared.name == "supervised, seed 6"
+
+
+def test_trainings_that_end_by_the_clock_are_those_of_their_computer(planned, phantom):
+    def plan(*arguments):
+        found = planned(phantom, *TWICE, "--device", "cpu", *arguments)[1]
+        (version,) = {run.trained["code_version"] for run in found.runs}
+        return found.crew, version
+
+    crew, version = plan()
+    assert (crew.n_procs, crew.threads) == (2, 1)
+    assert plan("--max-time", "1")[1] == f"{version}, {crew.compute}"
+    assert crew.compute == "cpu, 1 process(es), 1 thread(s)"
+
+
+def test_unlike_computers_are_told(planned, phantom, tmp_path, caplog):
+    session, found = planned(phantom, *TWICE, "--max-time", "1")
+    runs = []
+    for threads, run in enumerate(found.runs, start=1):
+        folder = tmp_path / f"model{threads}"
+        folder.mkdir()
+        facts = {"threads": min(threads, 2), "device": "cuda:0"}
+        (folder / "config.json").write_text(json.dumps(facts))
+        runs.append(attrs.evolve(run.compared, model=folder))
+    comparing_modes._warn_of_compute(session, runs[1:])
+    assert not caplog.records
+    comparing_modes._warn_of_compute(session, runs)
+    assert "(1 thread(s) on cuda, 2 thread(s) on cuda)" in caplog.text
 
 
 def test_acquisitions_are_contrasts_of_their_own(planned, data):
