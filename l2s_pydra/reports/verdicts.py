@@ -17,6 +17,7 @@ _VERDICTS = {
     "determined": "determined",
     "partly": "determined in part:",
     "together": "only together",
+    "pushed": "pushed by the data, not settled when training ended",
     "unmoved": "hardly moved by the data",
     "unknown": "too few steps to tell",
 }
@@ -25,6 +26,7 @@ _VERDICTS = {
 _BETWEEN = {
     "partly": " trades off with",
     "together": " with",
+    "pushed": "; trades off with",
     "unmoved": ", nor is what it trades off with:",
     "unknown": "; trades off with",
 }
@@ -144,7 +146,7 @@ def _in_words(row: Mapping[str, Any]) -> str:
         words += f"{_BETWEEN[row['verdict']]} {_partners(row['partners'])}"
     if row.get("of"):
         words += f" (follows from {', '.join(_words(name) for name in row['of'])})"
-    if row.get("moving") and row["verdict"] != "unmoved":
+    if row.get("moving") and row["verdict"] not in ("unmoved", "pushed"):
         words += "; still moving when training ended"
     return words
 
@@ -168,6 +170,7 @@ def _summary(kinds: Sequence[str], steps: int) -> str:
         f"{count['determined']} of {len(kinds)} values are determined by the data",
         f"{count['partly']} in part" if count["partly"] else "",
         f"{count['together']} only together with others" if count["together"] else "",
+        f"{count['pushed']} pushed, not settled when training ended" if count["pushed"] else "",
         f"{count['unmoved']} hardly moved" if count["unmoved"] else "",
     ]
     return f"Judged from {steps} gradients: {', '.join(part for part in parts if part)}."

@@ -146,7 +146,7 @@ def test_a_parameter_without_a_gradient_is_unmoved():
     gradient = residuals(100, 3) + np.array([1.0, 0, 1.0])
     gradient[:, 1] = 0
     facts = judged(gradient)
-    assert verdicts(facts) == {"a": "determined", "b": "unmoved", "c": "determined"}
+    assert verdicts(facts) == {"a": "pushed", "b": "unmoved", "c": "pushed"}
     assert facts["correlation"]["matrix"][1] == [0, 1, 0]
 
 
@@ -189,7 +189,7 @@ def test_values_in_other_units_have_the_same_verdicts():
     facts = identifiability(traced(np.array(rows)), theta=theta, describe=augmentation.describe)
     assert facts["correlation"]["names"] == ["sigma_min", "sigma_max"]
     assert facts["groups"] == []
-    assert verdicts(facts) == {"sigma_min": "unmoved", "sigma_max": "determined"}
+    assert verdicts(facts) == {"sigma_min": "unmoved", "sigma_max": "pushed"}
     assert all(torch.equal(a, b) for a, b in zip(theta, before, strict=True))
 
 

@@ -34,6 +34,15 @@ def partners(*correlations):
         (value("a", "determined", moving=True), "determined; still moving when training ended"),
         (value("a", "determined", of=["b_c", "d"]), "determined (follows from b c, d)"),
         (value("a", "unmoved", moving=True), "hardly moved by the data"),
+        (
+            value("a", "pushed", moving=True),
+            "pushed by the data, not settled when training ended",
+        ),
+        (
+            value("a", "pushed", partners=partners(0.6)),
+            "pushed by the data, not settled when training ended; trades off with "
+            "exponent 0 (+0.60)",
+        ),
         (value("a", "unknown", push=None, hold=None), "too few steps to tell"),
         (
             value("a", "together", partners=partners(-0.9, 0.8)),
@@ -56,11 +65,11 @@ def test_verdicts_in_words(row, words):
 
 
 def test_summary_counts():
-    kinds = ["determined", "determined", "together", "unmoved"]
+    kinds = ["determined", "determined", "together", "pushed", "unmoved"]
     found = learned_verdicts(facts([value(str(i), kind) for i, kind in enumerate(kinds)]))
     assert found["summary"] == (
-        "Judged from 400 gradients: 2 of 4 values are determined by the data, 1 only together with "
-        "others, 1 hardly moved."
+        "Judged from 400 gradients: 2 of 5 values are determined by the data, 1 only together with "
+        "others, 1 pushed, not settled when training ended, 1 hardly moved."
     )
     assert found["directions"] == (
         "2 of 3 directions are determined; the best holds 12 times the information of the worst."
