@@ -18,7 +18,7 @@ from l2s_pydra.workflows.cli import parse
 from l2s_pydra.workflows.compared import plan
 from l2s_pydra.workflows.comparing_modes import compare
 from l2s_pydra.workflows.engine import claim, outcome_of
-from l2s_pydra.workflows.learning import checkpoint_dir
+from l2s_pydra.workflows.learning import checkpoint_dir, stage_model
 from l2s_pydra.workflows.session import Session
 
 TWICE = ("learn", "--compare", "synthseg", "supervised", "--seeds", "2")
@@ -311,11 +311,17 @@ def test_what_fails_after_training_stops_no_other(
 ):
     shutil.copytree(compared.work, tmp_path / "work", symlinks=True)
     session, found = planned(phantom, *TWICE, *TEST)
-    learned = outcome_of([found.runs[0].learn], session.cache).outputs
-    (Path(learned.model) / "training.tsv").unlink()
+    bad = Path(outcome_of([found.runs[0].learn], session.cache).outputs.model)
+
+    def stage(session, folder):
+        if folder == bad:
+            raise OSError("the disk is full")
+        return stage_model(session, folder)
+
+    monkeypatch.setattr(comparing_modes, "stage_model", stage)
     there, (failure,) = compare(session)
     assert there
-    assert "training.tsv" in failure.reason
+    assert failure.reason == "OSError: the disk is full"
     folder = session.options.output_dir / "comparison"
     first, *others = rows(folder / "runs.tsv")
     assert (first["status"], first["model"], first["reason"]) == ("failed", "n/a", failure.reason)
