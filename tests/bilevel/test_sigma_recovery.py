@@ -1,6 +1,6 @@
 """Learn2Synth's first claim, in miniature: it finds the noise level of the real images.
 
-One of the runs of ``benchmarks/sigma_recovery.py``, where the problem is described.
+One of the runs of ``benchmarks/paper_sigma.py``, where the problem is described.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-TRUE_SIGMA, SEED = 0.10, 0
+SIGMA, SEED = 0.10, 0
 
 
 @pytest.fixture
@@ -22,20 +22,22 @@ def one_thread():
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def load(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("sigma_recovery")
+    return importlib.import_module
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_recovers_the_noise_of_the_real_images(benchmark):
-    assert (TRUE_SIGMA in benchmark.SIGMAS, SEED in benchmark.SEEDS) == (True, True)
-    recipe = benchmark.Recipe()
-    sigmas = benchmark.learn_sigma(TRUE_SIGMA, SEED, recipe)
+def test_recovers_the_noise_of_the_real_images(load):
+    recovery, benchmark = load("_recovery"), load("paper_sigma")
+    (case,) = (case for case in benchmark.CASES if case.presets == {"sigma": SIGMA})
+    anatomy, recipe = recovery.Anatomy.read(load("_generators").ICBM), recovery.Recipe()
+    learned = recovery.learn(anatomy, case.preset(), case.learned(), recipe, seed=SEED)
     # Every hypergradient reaches theta, none is lost to a graph that was not recorded.
-    assert (torch.tensor([recipe.start, *sigmas]).diff() != 0).all()
-    assert len(sigmas) == (recipe.steps - recipe.warmup) // recipe.every
+    sigmas = torch.tensor([benchmark.START, *(row["sigma"] for row in learned.values)])
+    assert (sigmas.diff() != 0).all()
+    assert len(learned.values) == recipe.iterates == (recipe.steps - recipe.warmup) // recipe.every
     # Single iterates wander; their average is what is reported.
-    found = benchmark.mean_of_last(sigmas, recipe)
-    assert found == pytest.approx(TRUE_SIGMA, abs=benchmark.TOLERANCE)
+    found = learned.mean_of_last(recipe.averaged)["sigma"]
+    assert found == pytest.approx(SIGMA, abs=benchmark.TOLERANCE)
