@@ -16,8 +16,10 @@ def normalise(x: Tensor) -> Tensor:
 
     The low end is the 0.5th percentile of all voxels, the high end the 99th percentile of the
     voxels brighter than the mean, so that the size of the background matters little. Percentiles
-    are taken from at most 2**17 voxels, spread evenly over the image, and held constant in
-    differentiation; the result is clipped to [0, 2]. A constant image becomes 0.
+    are taken from at most 2**17 voxels, spread evenly over the image; the result is clipped to
+    [0, 2]. A constant image becomes 0. The gradient follows the percentiles, each of which is the
+    value of one voxel: noise widens the range of an image and so lowers its contrast, which a
+    learned noise level has to be told.
 
     Parameters
     ----------
@@ -34,7 +36,7 @@ def normalise(x: Tensor) -> Tensor:
     >>> bool(torch.allclose(y, z, atol=1e-5)), bool(0.99 < y.max() < 1.01)
     (True, True)
     """
-    low, high = zip(*(_range(image.detach()) for image in x), strict=True)
+    low, high = zip(*(_range(image) for image in x), strict=True)
     view = (-1,) + (1,) * (x.ndim - 1)
     lo, hi = torch.stack(low).view(view), torch.stack(high).view(view)
     scale = 1 / (hi - lo).clamp_min(1e-6)
