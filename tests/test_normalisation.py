@@ -76,7 +76,7 @@ def test_gradient_follows_the_percentiles():
     generator = torch.Generator().manual_seed(1)
     x = head((12, 12)).double() / 150
     noise = torch.randn(12, 12, dtype=torch.float64, generator=generator)
-    weights = torch.rand(12, 12, dtype=torch.float64)
+    weights = torch.rand(12, 12, dtype=torch.float64, generator=generator)
 
     def value(sigma):
         return (weights * normalise(x + sigma * noise)).sum()
@@ -85,3 +85,5 @@ def test_gradient_follows_the_percentiles():
     (slope,) = torch.autograd.grad(value(sigma), sigma)
     h = 1e-6
     # The function is piecewise linear over a linear function.
+    expected = (value(sigma.detach() + h) - value(sigma.detach() - h)) / (2 * h)
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=0)
