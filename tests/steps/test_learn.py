@@ -27,6 +27,7 @@ FILES = {
     "splits.tsv",
     "theta.json",
     "estimator.json",
+    "identifiability.json",
     "generator.json",
     "priors.json",
     "priors.tsv",
@@ -72,7 +73,7 @@ def test_model_folder(inputs, ndim, mode):
     assert folder.parent == given["out_dir"]
     assert re.fullmatch(rf"model-{mode}[0-9a-f]{{8}}", folder.name)
     assert [p.name for p in given["out_dir"].iterdir()] == [folder.name]
-    files = FILES if mode == "learn2synth" else FILES - {"estimator.json"}
+    files = FILES if mode == "learn2synth" else FILES - {"estimator.json", "identifiability.json"}
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == files
 
     record = json.loads((folder / "config.json").read_text(), parse_constant=no_constants)
