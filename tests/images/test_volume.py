@@ -102,7 +102,9 @@ def test_truncated_file(write, data, name, kept, one_line):
     assert one_line(error, path, "again")
 
 
-@pytest.mark.parametrize("content", [b"not an image", gzip.compress(b"not an image", mtime=0), bytes(400)])
+@pytest.mark.parametrize(
+    "content", [b"not an image", gzip.compress(b"not an image", mtime=0), bytes(400)]
+)
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
 def test_other_content(tmp_path, content, name, one_line):
     (tmp_path / name).write_bytes(content)
