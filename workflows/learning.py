@@ -263,6 +263,6 @@ def stage_model(session: Session, folder: Path) -> ModelFiles:
         report_model(staged, staged / "report.html")
         return ModelFiles.read(staged)
     except Exception:
-        # Half a model is not to be published.
+        # Whatever went wrong goes on to the caller; half a model is not to be published.
         shutil.rmtree(staged, ignore_errors=True)
         raise

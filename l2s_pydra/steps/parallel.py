@@ -7,6 +7,7 @@ finds the finished checkpoint and writes the model.
 """
 
 import contextlib
+import contextlib
 import json
 import logging
 import os
@@ -183,11 +184,11 @@ def _follow(process: int) -> None:
     """End this process when another one is gone, however that ended."""
     while True:
         try:
-            os.kill(process, 0)
+            # Somebody else's process has its id, which cannot be told from its own: go on.
+            with contextlib.suppress(PermissionError):
+                os.kill(process, 0)
         except ProcessLookupError:
             break
-        except PermissionError:
-            pass
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)

@@ -43,7 +43,7 @@ def test_it_is_delivered_when_asked_for(came):
 
 def test_a_handler_that_raises_ends_the_context(came):
     class EndedError(Exception):
-        pass
+        """What the handler of the surroundings ends with."""
 
     def end(*_):
         raise EndedError
@@ -58,7 +58,7 @@ def test_a_handler_that_raises_ends_the_context(came):
 
 def test_nothing_comes(came):
     with Ending() as ending:
-        pass
+        assert not ending.pending
     assert not ending.pending
     assert came == []
 

@@ -237,6 +237,7 @@ def test_lesions_lie_inside_the_largest_structure(make, plain):
     assert changed >= 1
 
 
+# Skipped where there is no GPU: it compares one with the CPU, which nothing else can stand in for.
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_same_draw_gives_the_same_image_on_a_gpu(make, size):
