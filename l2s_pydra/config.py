@@ -12,6 +12,7 @@ import attrs
 from attrs import validators
 
 from .errors import ConfigError
+from .values import count, level_pair, positive, prior_table, share, sides
 
 __all__ = [
     "AugmentationConfig",
@@ -35,52 +36,6 @@ MODES = (
 ESTIMATORS = ("auto", "exact", "one_sided_difference", "central_difference")
 PRESETS = ("quick", "default", "paper")
 _T = TypeVar("_T")
-_positive: Any = validators.gt(0)
-_share: Any = validators.and_(validators.ge(0), validators.le(1))
-
-
-def _pair(value: Any) -> tuple[float, float]:
-    try:
-        low, high = map(float, value)
-    except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not low <= high:
-        raise ValueError(f"a range is given as two numbers, low and high, not as {value}")
-    return low, high
-
-
-def _level_pair(value: Any) -> tuple[float, float]:
-    low, high = _pair(value)
-    if low < 0:
-        raise ValueError(f"intensities and standard deviations are not negative, as in {value}")
-    return low, high
-
-
-def _prior_table(value: Any) -> dict[str, tuple[float, float, float, float]]:
-    table = {}
-    for name, numbers in dict(value).items():
-        found = tuple(float(number) for number in numbers)
-        if len(found) != 4 or not all(0 <= number < float("inf") for number in found):
-            raise ValueError(
-                f"the prior of {name!r} is given as four numbers from 0 on (mean and standard "
-                f"deviation of its mean and of its standard deviation), not as {numbers}"
-            )
-        table[str(name)] = found
-    return table  # type: ignore[return-value]
-
-
-def _sides(value: Any) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    sides = tuple(value)
-    if len(sides) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in sides):
-        raise ValueError(f"a crop is given as 2 or 3 whole numbers above 0, not as {value}")
-    return sides
-
-
-def _count(_: Any, field: Any, value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{field.name!r} must be a whole number above 0, not {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -102,65 +57,65 @@ class SynthesisConfig:
     """Shears ~ U(-s, s)."""
     translation_mm: float = attrs.field(default=10.0, validator=validators.ge(0))
     """Translation along each axis ~ U(-t, t), mm."""
-    flip: float = attrs.field(default=0.5, validator=_share)
+    flip: float = attrs.field(default=0.5, validator=share)
     """Probability of a left-right flip (labels of the two sides are exchanged)."""
     nonlinear_std_mm: float = attrs.field(default=6.5, validator=validators.ge(0))
     """Largest standard deviation of the control points' displacement, mm; drawn ~ U(0, s). A third
     of it arrives in voxels (cubic B-spline, 3-D), as much as of SynthSeg's 4 mm (linear)."""
-    nonlinear_spacing_mm: float = attrs.field(default=25.0, validator=_positive)
+    nonlinear_spacing_mm: float = attrs.field(default=25.0, validator=positive)
     """Distance of the control points, mm."""
-    mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=_level_pair)
+    mean_range: tuple[float, float] = attrs.field(default=(0.0, 1.0), converter=level_pair)
     """Mean intensity of a label group ~ U(low, high)."""
-    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.1), converter=_level_pair)
+    std_range: tuple[float, float] = attrs.field(default=(0.0, 0.1), converter=level_pair)
     """Standard deviation of a label group's working voxels ~ U(low, high) (25 of 255)."""
     priors: Mapping[str, tuple[float, float, float, float]] = attrs.field(
-        factory=dict, converter=_prior_table
+        factory=dict, converter=prior_table
     )
     """Group name to mean and standard deviation of its mean, and of its standard deviation, over
     images; groups that are not named keep the ranges above."""
-    prior_free_share: float = attrs.field(default=0.25, validator=_share)
+    prior_free_share: float = attrs.field(default=0.25, validator=share)
     """Share of images that keep the ranges although there are priors."""
-    subclusters: int = attrs.field(default=1, validator=_count)
+    subclusters: int = attrs.field(default=1, validator=count)
     """Clusters of intensity that each label of the learning participants is split into, where it
     has enough voxels; each has a distribution of its own (Zalevskyi et al., FetalSynthSeg, MICCAI
     2024)."""
-    channels: int = attrs.field(default=1, validator=_count)
+    channels: int = attrs.field(default=1, validator=count)
     """Contrasts of one head that are drawn together."""
-    crop: tuple[int, ...] | None = attrs.field(default=None, converter=_sides)
+    crop: tuple[int, ...] | None = attrs.field(default=None, converter=sides)
     """Size of a random crop, working voxels; the whole grid if not given."""
-    background_share: float = attrs.field(default=0.5, validator=_share)
+    background_share: float = attrs.field(default=0.5, validator=share)
     """Probability that tissue outside the segmented structures is drawn at all, where the learning
     images are skull-stripped."""
-    strip_share: float = attrs.field(default=0.0, validator=_share)
+    strip_share: float = attrs.field(default=0.0, validator=share)
     """Probability that it is left out, where they are not."""
     strip_margin_mm: float = attrs.field(default=6.0, validator=validators.ge(0))
     """How much of it then stays around the structures ~ U(0, m), mm."""
-    lesion_share: float = attrs.field(default=0.0, validator=_share)
+    lesion_share: float = attrs.field(default=0.0, validator=share)
     """Share of images with lesion-like blobs, in one of the structures' group of most voxels."""
-    lesion_count: int = attrs.field(default=8, validator=_count)
+    lesion_count: int = attrs.field(default=8, validator=count)
     """Most blobs in one image."""
-    lesion_radius_mm: float = attrs.field(default=6.0, validator=_positive)
+    lesion_radius_mm: float = attrs.field(default=6.0, validator=positive)
     """Largest radius of a blob, mm."""
     bias_std: float = attrs.field(default=1.15, validator=validators.ge(0))
     """Largest standard deviation of the logarithm of the bias field's spline coefficients; drawn
     ~ U(0, s). A third of it arrives in the field (3-D; half in 2-D), as much as of SynthSeg's 0.7."""
-    bias_spacing_mm: float = attrs.field(default=40.0, validator=_positive)
+    bias_spacing_mm: float = attrs.field(default=40.0, validator=positive)
     """Distance of the bias field's control points, mm."""
     gamma_std: float = attrs.field(default=0.5, validator=validators.ge(0))
     """Standard deviation of log gamma."""
-    ghost_share: float = attrs.field(default=0.05, validator=_share)
+    ghost_share: float = attrs.field(default=0.05, validator=share)
     """Share of images with periodic ghosts."""
     ghost_strength: float = attrs.field(default=0.4, validator=validators.ge(0.05))
     """Largest relative modulation of k-space lines; drawn ~ U(0.05, s)."""
-    motion_share: float = attrs.field(default=0.05, validator=_share)
+    motion_share: float = attrs.field(default=0.05, validator=share)
     """Share of images whose head moved while k-space was filled."""
     motion_deg: float = attrs.field(default=5.0, validator=validators.ge(0))
     """Rotations of a movement ~ U(-r, r), degrees."""
     motion_mm: float = attrs.field(default=3.0, validator=validators.ge(0))
     """Translations of a movement ~ U(-t, t), mm."""
-    resolution_share: float = attrs.field(default=0.95, validator=_share)
+    resolution_share: float = attrs.field(default=0.95, validator=share)
     """Share of images whose resolution is lowered."""
-    isotropic_share: float = attrs.field(default=0.1, validator=_share)
+    isotropic_share: float = attrs.field(default=0.1, validator=share)
     """Share of these in which it is lowered alike along all axes, rather than along one."""
     spacing_isotropic_mm: float = attrs.field(default=4.0, validator=validators.ge(0))
     """Voxel size where it is lowered alike ~ U(working spacing, r), mm."""
@@ -169,7 +124,7 @@ class SynthesisConfig:
     working voxel and this distance thick."""
     noise_std: float = attrs.field(default=0.04, validator=validators.ge(0))
     """Largest standard deviation of added noise; drawn ~ U(0, s)."""
-    rician_share: float = attrs.field(default=0.5, validator=_share)
+    rician_share: float = attrs.field(default=0.5, validator=share)
     """Share of images that are magnitudes, with Rician noise; Gaussian in the others."""
     oversampling: int = attrs.field(default=2, validator=validators.in_((1, 2, 3, 4)))
     """Labels are warped on a grid this many times finer than the working one, then pooled,
@@ -182,13 +137,13 @@ class SegmenterConfig:
 
     ndim: int = attrs.field(default=3, validator=validators.in_((2, 3)))
     """2 or 3."""
-    width: int = attrs.field(default=16, validator=_count)
+    width: int = attrs.field(default=16, validator=count)
     """Channels of the first level; doubled at each level."""
-    depth: int = attrs.field(default=4, validator=_count)
+    depth: int = attrs.field(default=4, validator=count)
     """Number of levels."""
-    max_width: int = attrs.field(default=384, validator=_count)
+    max_width: int = attrs.field(default=384, validator=count)
     """Channels never exceed this."""
-    convolutions: int = attrs.field(default=2, validator=_count)
+    convolutions: int = attrs.field(default=2, validator=count)
     """Convolutions per level on each side."""
     activation: str = attrs.field(default="elu", validator=validators.in_(("elu", "gelu", "relu")))
     """Nonlinearity (the paper: ELU)."""
@@ -223,13 +178,13 @@ class TrainingConfig:
     real ones partly with random contrast), ``learn2synth-mixed`` (the same, with a learned
     synthesis), ``finetuned`` (synthseg, then real images), ``finetuned-averaged`` (the mean of the
     weights before and after)."""
-    steps: int = attrs.field(default=20000, validator=_count)
+    steps: int = attrs.field(default=20000, validator=count)
     """Optimiser steps of phi."""
-    batch_size: int = attrs.field(default=1, validator=_count)
+    batch_size: int = attrs.field(default=1, validator=count)
     """Synthetic (or, supervised, real) images per step."""
-    real_batch_size: int = attrs.field(default=1, validator=_count)
+    real_batch_size: int = attrs.field(default=1, validator=count)
     """Real images per hypergradient."""
-    micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(count))
     """Most images in one pass of the network; gradients are accumulated over the batch."""
     checkpoint_activations: bool = False
     """Keep fewer activations and compute them again in the backward passes: less memory, more
@@ -245,13 +200,13 @@ class TrainingConfig:
     """Segmentation loss of both levels."""
     optimizer: str = attrs.field(default="adam", validator=validators.in_(("adam", "adamw", "sgd")))
     """Update rule of phi."""
-    learning_rate: float = attrs.field(default=1e-3, validator=_positive)
+    learning_rate: float = attrs.field(default=1e-3, validator=positive)
     """Peak learning rate of phi."""
     schedule: str = attrs.field(default="cosine", validator=validators.in_(("cosine", "constant")))
     """Learning rate of phi over the steps."""
     weight_decay: float = attrs.field(default=0.0, validator=validators.ge(0))
     """L2 (sgd, adam) or decoupled (adamw) weight decay."""
-    theta_learning_rate: float = attrs.field(default=3e-2, validator=_positive)
+    theta_learning_rate: float = attrs.field(default=3e-2, validator=positive)
     """Learning rate of theta (Adam, on the unconstrained parameters)."""
     theta_warmup_steps: int = attrs.field(default=300, validator=validators.ge(0))
     """Steps of phi before theta first moves."""
@@ -266,13 +221,13 @@ class TrainingConfig:
     estimator: str = attrs.field(default="auto", validator=validators.in_(ESTIMATORS))
     """How the hypergradient is computed; ``auto`` tries them on small crops and takes the cheapest
     that is right."""
-    epsilon: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    epsilon: float | None = attrs.field(default=None, validator=validators.optional(positive))
     """Norm of the parameters' displacement in the difference estimators; chosen by trial if not
     given."""
-    estimator_tolerance: float = attrs.field(default=0.2, validator=_positive)
+    estimator_tolerance: float = attrs.field(default=0.2, validator=positive)
     """Relative error up to which ``auto`` takes a difference estimator for right: little beside how
     much hypergradients differ from batch to batch."""
-    hypergradient_every: int = attrs.field(default=1, validator=_count)
+    hypergradient_every: int = attrs.field(default=1, validator=count)
     """k: a hypergradient at each learned draw whose step number is a multiple of k."""
     synthetic_fraction: float = attrs.field(
         default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
@@ -283,47 +238,45 @@ class TrainingConfig:
     )
     """r: fraction of the real batch in the outer loss."""
     theta_gradient_clip: float | None = attrs.field(
-        default=None, validator=validators.optional(_positive)
+        default=None, validator=validators.optional(positive)
     )
     """Largest norm of theta's gradient; longer ones are scaled."""
-    theta_trust: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    theta_trust: float | None = attrs.field(default=None, validator=validators.optional(positive))
     """Largest change of any entry of (unconstrained) theta in one step; longer steps are
     shortened."""
-    gradient_clip: float | None = attrs.field(
-        default=None, validator=validators.optional(_positive)
-    )
+    gradient_clip: float | None = attrs.field(default=None, validator=validators.optional(positive))
     """Largest norm of the segmenter's gradient; longer ones are scaled, and the hypergradient
     takes this into account."""
-    stop_after_skipped: int = attrs.field(default=25, validator=_count)
+    stop_after_skipped: int = attrs.field(default=25, validator=count)
     """Steps in a row without a finite loss and gradient (they are skipped) that end the run."""
-    wide_share: float = attrs.field(default=0.7, validator=_share)
+    wide_share: float = attrs.field(default=0.7, validator=share)
     """Share of draws that keep the generator's wide ranges instead of A_theta; only for
     augmentations that replace the generator's intensities (``contrast``)."""
-    real_share: float = attrs.field(default=0.5, validator=_share)
+    real_share: float = attrs.field(default=0.5, validator=share)
     """Share of steps on real images in the ``mixed`` modes."""
-    remap_share: float = attrs.field(default=0.5, validator=_share)
+    remap_share: float = attrs.field(default=0.5, validator=share)
     """Share of real training images whose intensities are remapped at random, in the
     ``mixed-randomised`` and ``learn2synth-mixed`` modes."""
-    learned_remap_share: float = attrs.field(default=0.5, validator=_share)
+    learned_remap_share: float = attrs.field(default=0.5, validator=share)
     """Share of learned draws whose intensities are remapped at random, so that what is learned of
     one contrast serves others; theta does not move at these."""
-    outer_remap_share: float = attrs.field(default=0.0, validator=_share)
+    outer_remap_share: float = attrs.field(default=0.0, validator=share)
     """Share of the real images of the outer loss whose intensities are remapped at random."""
     finetune_share: float = attrs.field(
         default=0.25, validator=validators.and_(validators.gt(0), validators.lt(1))
     )
     """Share of steps, the last ones, on real images in the ``finetuned`` modes."""
-    finetune_rate: float = attrs.field(default=0.3, validator=_positive)
+    finetune_rate: float = attrs.field(default=0.3, validator=positive)
     """Peak learning rate of these steps, as a share of the learning rate."""
-    max_minutes: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    max_minutes: float | None = attrs.field(default=None, validator=validators.optional(positive))
     """Time after which training ends; the learning rate decays accordingly."""
-    patience: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    patience: int | None = attrs.field(default=None, validator=validators.optional(count))
     """Validations without a better one after which training ends."""
-    own_label_share: float = attrs.field(default=0.95, validator=_share)
+    own_label_share: float = attrs.field(default=0.95, validator=share)
     """Share of draws made from the learning participants' own label maps."""
-    validate_every: int = attrs.field(default=500, validator=_count)
+    validate_every: int = attrs.field(default=500, validator=count)
     """Steps between two validations."""
-    checkpoint_every: int = attrs.field(default=500, validator=_count)
+    checkpoint_every: int = attrs.field(default=500, validator=count)
     """Steps between two checkpoints."""
     synthesis_device: str = attrs.field(default="auto", validator=validators.in_(("auto", "cpu")))
     """Where images are synthesised: where the networks are, or on the CPU, ahead of a GPU."""
@@ -345,7 +298,7 @@ def _nested(kind: type) -> Any:
 class LearnConfig:
     """Everything that decides what a training run computes, except the data."""
 
-    spacing_mm: float = attrs.field(default=1.0, validator=_positive)
+    spacing_mm: float = attrs.field(default=1.0, validator=positive)
     """Voxel size of the working grid, mm, isotropic."""
     synthesis: SynthesisConfig = _nested(SynthesisConfig)
     """The generator."""

@@ -1,0 +1,96 @@
+"""What values settings may have: converters and validators of attrs fields."""
+
+from typing import Any
+
+from attrs import validators
+
+__all__ = ["count", "level_pair", "pair", "positive", "prior_table", "share", "sides"]
+
+positive: Any = validators.gt(0)
+"""Validator of numbers above 0."""
+share: Any = validators.and_(validators.ge(0), validators.le(1))
+"""Validator of shares and probabilities, in [0, 1]."""
+
+
+def count(_: Any, field: Any, value: Any) -> None:
+    """Validate a whole number above 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not one.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field.name!r} must be a whole number above 0, not {value}")
+
+
+def pair(value: Any) -> tuple[float, float]:
+    """Convert a range to two numbers, low and high.
+
+    Raises
+    ------
+    ValueError
+        If it is not a range.
+
+    Examples
+    --------
+    >>> pair([0, 1])
+    (0.0, 1.0)
+    """
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not low <= high:
+        raise ValueError(f"a range is given as two numbers, low and high, not as {value}")
+    return low, high
+
+
+def level_pair(value: Any) -> tuple[float, float]:
+    """Convert a range of intensities or of standard deviations.
+
+    Raises
+    ------
+    ValueError
+        If it is not a range, or reaches below 0.
+    """
+    low, high = pair(value)
+    if low < 0:
+        raise ValueError(f"intensities and standard deviations are not negative, as in {value}")
+    return low, high
+
+
+def prior_table(value: Any) -> dict[str, tuple[float, float, float, float]]:
+    """Convert priors of groups: name to mean and standard deviation of its mean, and of its std.
+
+    Raises
+    ------
+    ValueError
+        If a prior is not four finite numbers from 0 on.
+    """
+    table = {}
+    for name, numbers in dict(value).items():
+        found = tuple(float(number) for number in numbers)
+        if len(found) != 4 or not all(0 <= number < float("inf") for number in found):
+            raise ValueError(
+                f"the prior of {name!r} is given as four numbers from 0 on (mean and standard "
+                f"deviation of its mean and of its standard deviation), not as {numbers}"
+            )
+        table[str(name)] = found
+    return table  # type: ignore[return-value]
+
+
+def sides(value: Any) -> tuple[int, ...] | None:
+    """Convert the size of a crop, voxels; none is kept.
+
+    Raises
+    ------
+    ValueError
+        If it is not 2 or 3 whole numbers above 0.
+    """
+    if value is None:
+        return None
+    found = tuple(value)
+    if len(found) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in found):
+        raise ValueError(f"a crop is given as 2 or 3 whole numbers above 0, not as {value}")
+    return found
