@@ -1,6 +1,8 @@
 """A model that can be reasoned about: it labels by intensity."""
 
+import time
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import nibabel as nb
@@ -218,3 +220,46 @@ class Lobes:
 @pytest.fixture
 def lobes(tmp_path):
     return Lobes(tmp_path)
+
+
+@pytest.fixture
+def message_of():
+    """Message of an error that was caught; it is one line."""
+
+    def message_of(error):
+        message = str(error.value)
+        assert "\n" not in message
+        return message
+
+    return message_of
+
+
+@pytest.fixture
+def wait_until():
+    """Wait until something is so, and fail where it does not become so."""
+
+    def wait_until(done, seconds=120):
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
+    return wait_until
+
+
+@pytest.fixture
+def working_in():
+    """Processes whose command line names the specification of a training in a folder."""
+
+    def working_in(folder):
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"{folder}/learn.json".encode() in command:
+                found.append(entry.name)
+        return found
+
+    return working_in

@@ -13,17 +13,8 @@ from l2s_pydra.steps.prepare import prepare
 from l2s_pydra.steps.remarks import misplaced
 from l2s_pydra.steps.schemes import read_schemes
 
-LEFT, RIGHT, STEM = 10, 49, 16
-TABLE = ("index\tname", f"{LEFT}\tLeft-Lobe", f"{RIGHT}\tRight-Lobe", f"{STEM}\tStem")
 
-
-def message_of(error):
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-def test_an_unknown_label_is_named(lobes):
+def test_an_unknown_label_is_named(lobes, message_of):
     given = lobes.inputs()
     labels = lobes.head()
     labels[10, 10, 10] = 77
@@ -33,7 +24,7 @@ def test_an_unknown_label_is_named(lobes):
     assert message_of(error).startswith(f"{given['labels'][1]}: ")
 
 
-def test_an_unknown_label_of_a_map_is_named(lobes):
+def test_an_unknown_label_of_a_map_is_named(lobes, message_of):
     labels = lobes.head()
     labels[10, 10, 10] = -3
     path = lobes.write("oddmap.nii.gz", labels)
@@ -42,7 +33,7 @@ def test_an_unknown_label_of_a_map_is_named(lobes):
     assert message_of(error).startswith(f"{path}: ")
 
 
-def test_another_grid_is_named(lobes):
+def test_another_grid_is_named(lobes, message_of):
     given = lobes.inputs()
     moved = lobes.affine()
     moved[0, 3] += 0.5
@@ -54,18 +45,18 @@ def test_another_grid_is_named(lobes):
     assert str(given["images"][0]) in message
 
 
-def test_labels_without_structures_are_named(lobes):
+def test_labels_without_structures_are_named(lobes, message_of):
     given = lobes.inputs()
     labels = np.where(lobes.head() > 0, 99, 0).astype(np.int16)
     given["labels"][2] = lobes.write("none.nii.gz", labels)
-    rows = (f"{LEFT}\ta\t1", f"{RIGHT}\tb\t1", f"{STEM}\tc\t2", "99\tcyst\t0")
+    rows = (f"{lobes.left}\ta\t1", f"{lobes.right}\tb\t1", f"{lobes.stem}\tc\t2", "99\tcyst\t0")
     given["schemes"] = read_schemes(lobes.table("index\tname\tmapping", *rows), None, None)
     with pytest.raises(DatasetError, match="none of the structures") as error:
         prepare(**given)
     assert message_of(error).startswith(f"{given['labels'][2]}: ")
 
 
-def test_all_bad_files_are_listed(lobes, tmp_path):
+def test_all_bad_files_are_listed(lobes, tmp_path, message_of):
     given = lobes.inputs()
     cut = given["images"][0]
     cut.write_bytes(cut.read_bytes()[:300])
@@ -231,7 +222,7 @@ def test_labels_on_nothing(lobes):
     given = lobes.inputs(stripped=True)
     image, labels = np.zeros(lobes.shape, np.float32), np.zeros(lobes.shape, np.int16)
     image[2:10, 2:10, 2:10] = 100
-    labels[20:28, 18:26, 16:24] = LEFT
+    labels[20:28, 18:26, 16:24] = lobes.left
     given["images"][0] = lobes.write("image.nii.gz", image)
     given["labels"][0] = lobes.write("labels.nii.gz", labels)
     (problem,) = wrong(given)

@@ -9,9 +9,6 @@ from l2s_pydra.normalisation import normalise
 from l2s_pydra.steps.prepare import prepare
 from l2s_pydra.steps.schemes import read_schemes
 
-LEFT, RIGHT, STEM = 10, 49, 16
-TABLE = ("index\tname", f"{LEFT}\tLeft-Lobe", f"{RIGHT}\tRight-Lobe", f"{STEM}\tStem")
-
 
 def test_own_maps_hold_the_labels_and_the_tissue_around(lobes):
     data, facts = prepare(**lobes.inputs(config=lobes.config(synthesis__oversampling=1)))
@@ -39,7 +36,7 @@ def test_a_label_of_two_tissues_is_split(lobes):
     given = lobes.inputs(config=lobes.config(synthesis__oversampling=1))
     for i in range(2):
         image, labels = (nb.load(given[k][i]).get_fdata() for k in ("images", "labels"))
-        darker = (labels == LEFT) & (np.arange(lobes.shape[1]) % 4 < 2)[None, :, None]
+        darker = (labels == lobes.left) & (np.arange(lobes.shape[1]) % 4 < 2)[None, :, None]
         image[darker] = 60
         given["images"][i] = lobes.write(f"two{i}.nii.gz", image.astype(np.float32))
     data, _ = prepare(**given)
@@ -54,9 +51,9 @@ def test_a_label_of_two_tissues_is_split(lobes):
 
 
 def test_stripped_heads_lose_what_is_far_from_the_structures(lobes):
-    real = lobes.table(*TABLE)
-    maps = lobes.table(*TABLE, "24\tCSF", "165\tSkull", name="maps.tsv")
-    mapping = lobes.table("index\tmapping", *(f"{i}\t{i}" for i in (LEFT, RIGHT, STEM)),
+    real = lobes.table(*lobes.lines)
+    maps = lobes.table(*lobes.lines, "24\tCSF", "165\tSkull", name="maps.tsv")
+    mapping = lobes.table("index\tmapping", *(f"{i}\t{i}" for i in (lobes.left, lobes.right, lobes.stem)),
                     "24\t0", "165\t0", name="mapping.tsv")  # fmt: skip
     labels = lobes.head()
     labels[10:13, 12:15, 12:15] = 24
@@ -80,9 +77,9 @@ def test_labels_of_learning_scans_are_split_by_intensity(lobes):
     """Two halves of different brightness in one label become two groups."""
     given = lobes.inputs(config=lobes.config(synthesis__oversampling=1, synthesis__subclusters=2))
     for path, labels in zip(given["images"], given["labels"], strict=True):
-        image, lobes = nb.load(path), np.asarray(nb.load(labels).dataobj) == LEFT
+        image, left = nb.load(path), np.asarray(nb.load(labels).dataobj) == lobes.left
         data = image.get_fdata()
-        data[lobes & (np.arange(data.shape[1])[None, :, None] % 2 == 0)] *= 0.5
+        data[left & (np.arange(data.shape[1])[None, :, None] % 2 == 0)] *= 0.5
         nb.save(nb.Nifti1Image(data.astype(np.float32), image.affine), path)
     data, _ = prepare(**given)
     names = data.synthesizer.labels.group_names
@@ -131,7 +128,7 @@ def test_scans_on_their_own_grid_are_left_as_they_are(lobes):
     extent = (18, 12, 14)
     box = tuple(slice(a, a + n) for a, n in zip(where, extent, strict=True))
     from_box = tuple(slice(a, a + n) for a, n in zip(source, extent, strict=True))
-    lookup = {0: 0, LEFT: 1, STEM: 2, RIGHT: 3}
+    lookup = {0: 0, lobes.left: 1, lobes.stem: 2, lobes.right: 3}
     np.testing.assert_array_equal(found[box], np.vectorize(lookup.get)(labels[from_box]))
     assert np.count_nonzero(found) == np.count_nonzero(labels)
     if all(n % 2 == s % 2 for n, s in zip(extent, shape, strict=True)):
@@ -144,7 +141,7 @@ def test_volumes_are_kept(lobes):
     data, _ = prepare(**given)
     labels = lobes.head()
     # Lobes are 16 mm wide, and labels are sampled every 0.85 mm.
-    for channel, index in ((1, LEFT), (3, RIGHT)):
+    for channel, index in ((1, lobes.left), (3, lobes.right)):
         volume = float(data.learn[0].target[channel].sum()) * 1.7**3
         assert volume == pytest.approx(
             np.count_nonzero(labels == index) * lobes.spacing**3, rel=0.08

@@ -9,9 +9,6 @@ from l2s_pydra.steps.check import check_inputs
 from l2s_pydra.steps.prepare import prepare
 from l2s_pydra.steps.schemes import read_schemes
 
-LEFT, RIGHT, STEM = 10, 49, 16
-TABLE = ("index\tname", f"{LEFT}\tLeft-Lobe", f"{RIGHT}\tRight-Lobe", f"{STEM}\tStem")
-
 
 def wrong(given):
     """Errors of check_inputs."""
@@ -104,9 +101,11 @@ def test_references_among_the_label_maps(lobes, whose, leak):
     lines = ("index\tname", "1\tLeft-Lobe", "2\tRight-Lobe", "3\tStem", "4\tSkull")
     maps = lobes.table(*lines, name="maps.tsv")
     mapping = lobes.table("index\tmapping", "1\t10", "2\t49", "3\t16", "4\t0", name="mapping.tsv")
-    given["schemes"] = read_schemes(lobes.table(*TABLE), maps, mapping)
+    given["schemes"] = read_schemes(lobes.table(*lobes.lines), maps, mapping)
     labels = np.asarray(nb.load(given["labels"][whose]).dataobj)
-    own = np.select([labels == LEFT, labels == RIGHT, labels == STEM], [1, 2, 3], 0)
+    own = np.select(
+        [labels == lobes.left, labels == lobes.right, labels == lobes.stem], [1, 2, 3], 0
+    )
     own[0, 0, :5] = 4
     given["label_maps"] = [lobes.write("map.nii.gz", own.astype(np.int16))]
     problems = wrong(given)

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +78,9 @@ def test_bad_use(tmp_path, capsys):
     assert "give the learn.json" in missing.with_suffix(".result").read_text()
 
 
-def test_processes_end_with_the_one_that_started_them(inputs, config, tmp_path):
+def test_processes_end_with_the_one_that_started_them(
+    inputs, config, tmp_path, wait_until, working_in
+):
     """A run that is terminated takes its processes along."""
     settings = config(**SHARED, training__steps=100000)
     specification = parallel.write_specification(
@@ -96,29 +96,9 @@ def test_processes_end_with_the_one_that_started_them(inputs, config, tmp_path):
         [sys.executable, "-c", code, str(specification), str(tmp_path / "run")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    _wait(lambda: len(_named(tmp_path / "run")) >= 3)
+    wait_until(lambda: len(working_in(tmp_path / "run")) >= 3)
     process.terminate()
     # Its handler has run: it ended itself, and was not killed.
     assert process.wait(60) == 3
-    _wait(lambda: not _named(tmp_path / "run"))
-    assert _named(tmp_path / "run") == []
-
-
-def _wait(done, seconds=60):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def _named(folder):
-    """Processes whose command line names a file in the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"{folder}/learn.json".encode() in command:
-            found.append(entry.name)
-    return found
+    wait_until(lambda: not working_in(tmp_path / "run"))
+    assert working_in(tmp_path / "run") == []

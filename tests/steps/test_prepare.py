@@ -12,9 +12,6 @@ from l2s_pydra.steps.prepare import prepare
 from l2s_pydra.steps.schemes import read_schemes
 from l2s_pydra.synthesis.intensity import soft_labels
 
-LEFT, RIGHT, STEM = 10, 49, 16
-TABLE = ("index\tname", f"{LEFT}\tLeft-Lobe", f"{RIGHT}\tRight-Lobe", f"{STEM}\tStem")
-
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_shapes(lobes, ndim):
@@ -95,7 +92,7 @@ def test_slices_hold_structures(lobes):
 
 def test_no_mirroring_where_a_side_has_no_partner(lobes, caplog):
     given = lobes.inputs(schemes=read_schemes(
-        lobes.table("index\tname", f"{LEFT}\tLeft-Lobe", f"{RIGHT}\tother", f"{STEM}\tStem"), None, None
+        lobes.table("index\tname", f"{lobes.left}\tLeft-Lobe", f"{lobes.right}\tother", f"{lobes.stem}\tStem"), None, None
     ))  # fmt: skip
     with caplog.at_level(logging.WARNING):
         data, _ = prepare(**given)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -176,7 +175,7 @@ def test_files_of_a_model_can_be_read_by_those_who_read_the_others(tmp_path):
     assert staging._PREFIX.startswith(".")
 
 
-def test_processes_end_with_one_that_is_killed(inputs, config, tmp_path):
+def test_processes_end_with_one_that_is_killed(inputs, config, tmp_path, wait_until, working_in):
     """SIGKILL of the process that started them, which cannot tell them."""
     settings = config(
         training__batch_size=2, training__real_batch_size=2, training__steps=100000,
@@ -192,29 +191,9 @@ def test_processes_end_with_one_that_is_killed(inputs, config, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(file)], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    _wait(lambda: (state / "training.1.safetensors").exists())
+    wait_until(lambda: (state / "training.1.safetensors").exists())
     process.kill()
     process.wait()
-    _wait(lambda: not _named(state))
+    wait_until(lambda: not working_in(state))
     assert json.loads((state / "learn.json").read_text())["segmentation"] == "tissue"
     shutil.rmtree(state)
-
-
-def _wait(done, seconds=120):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def _named(folder):
-    """Processes that work in the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"{folder}/learn.json".encode() in command:
-            found.append(entry.name)
-    return found

@@ -7,18 +7,9 @@ from l2s_pydra import bids_examples
 from l2s_pydra.errors import LabelError
 from l2s_pydra.steps.schemes import read_schemes
 
-LEFT, RIGHT, STEM = 10, 49, 16
-TABLE = ("index\tname", f"{LEFT}\tLeft-Lobe", f"{RIGHT}\tRight-Lobe", f"{STEM}\tStem")
-
-
-def message_of(error):
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
 
 def test_one_table_is_its_own_target(lobes):
-    schemes = read_schemes(lobes.table(*TABLE), None, None)
+    schemes = read_schemes(lobes.table(*lobes.lines), None, None)
     assert schemes.target == schemes.real == schemes.maps
     assert schemes.real_to_target.tolist() == schemes.maps_to_target.tolist() == [0, 1, 2, 3]
     assert schemes.generation_tables()["group_names"] == (
@@ -52,7 +43,7 @@ def test_tables_of_the_phantom():
 
 
 def test_the_other_side_is_of_one_group_and_of_the_opposite_class(lobes):
-    real = lobes.table(*TABLE)
+    real = lobes.table(*lobes.lines)
     maps = lobes.table("index\tname", "1\tLeft-Lobe", "2\tRight-Lobe", "3\tStem", "4\tSkull",
                  name="maps.tsv")  # fmt: skip
     mapping = lobes.table("index\tmapping", "1\t10", "2\t49", "3\t16", "4\t0", name="map.tsv")
@@ -88,15 +79,15 @@ def test_a_full_mapping_column_makes_a_new_target(lobes):
         (("index\tname", "0\tbackground"), "no label beside the background"),
     ],
 )
-def test_a_broken_table_is_named(lobes, lines, said):
+def test_a_broken_table_is_named(lobes, lines, said, message_of):
     path = lobes.table(*lines)
     with pytest.raises(LabelError, match=said) as error:
         read_schemes(path, None, None)
     assert message_of(error).startswith(f"{path}: ")
 
 
-def test_a_label_of_the_maps_without_a_counterpart(lobes):
-    real = lobes.table(*TABLE)
+def test_a_label_of_the_maps_without_a_counterpart(lobes, message_of):
+    real = lobes.table(*lobes.lines)
     maps = lobes.table("index\tname", "1\tLeft-Lobe", "5\tCyst", name="maps.tsv")
     with pytest.raises(LabelError, match=r"label 5 \(Cyst\) has no counterpart") as error:
         read_schemes(real, maps, None)
