@@ -1,20 +1,6 @@
 """What the estimators are compared with is right."""
 
-import importlib
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    def load(name):
-        monkeypatch.syspath_prepend(BENCHMARKS)
-        return importlib.import_module(name)
-
-    return load
 
 
 def test_double_backward_and_the_exact_estimator_agree(load):

@@ -1,17 +1,11 @@
 """The benchmark of the memory plan measures steps of the kind it names."""
 
-import importlib
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("memory_plan")
+def benchmark(load):
+    return load("memory_plan")
 
 
 @pytest.mark.parametrize("case", ["plain", "exact"])

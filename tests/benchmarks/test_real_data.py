@@ -1,9 +1,7 @@
 """Simulated contrasts, and the table of the comparison on real data."""
 
 import csv
-import importlib
 import json
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,20 +10,8 @@ import pytest
 from l2s_pydra.bids.dataset import build_training_set, find_images
 from l2s_pydra.bids.reference import find_labels
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SUFFIXES = ("T2w", "FLAIR", "PDw")
 NAMES = {1: "cerebral_white_matter", 2: "cerebral_cortex", 3: "lateral_ventricle"}
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Import a file of the benchmarks."""
-
-    def load(name):
-        monkeypatch.syspath_prepend(BENCHMARKS)
-        return importlib.import_module(name)
-
-    return load
 
 
 @pytest.fixture

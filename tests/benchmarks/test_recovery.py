@@ -1,21 +1,11 @@
 """The recovery benchmarks on the tiniest runs, and on what they make their images from."""
 
-import importlib
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {"steps": 12, "warmup": 4, "batch": 2, "pool": 6, "averaged": 3}
-
-
-@pytest.fixture
-def load(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,21 +1,5 @@
 """Tables say what was measured."""
 
-import importlib
-from pathlib import Path
-
-import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    def load(name):
-        monkeypatch.syspath_prepend(BENCHMARKS)
-        return importlib.import_module(name)
-
-    return load
-
 
 def test_markdown_gives_ratios_and_the_values_of_the_bases(load):
     table = load("_table")
