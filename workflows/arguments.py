@@ -159,30 +159,9 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         metavar="TSV",
         help="table with the columns index and mapping: labels of the label maps to manual labels",
     )
-    group.add_argument(
-        "--learn-participants",
-        nargs="+",
-        type=_without("sub-"),
-        action=_Tuple,
-        metavar="LABEL",
-        help="whose labels the synthesis is learned from (default: participants.tsv, column split)",
-    )
-    group.add_argument(
-        "--validation-participants",
-        nargs="+",
-        type=_without("sub-"),
-        action=_Tuple,
-        metavar="LABEL",
-        help="whose labels choose the model (default: participants.tsv, column split)",
-    )
-    group.add_argument(
-        "--test-participants",
-        nargs="+",
-        type=_without("sub-"),
-        action=_Tuple,
-        metavar="LABEL",
-        help="whose labels judge the finished model (default: participants.tsv, column split)",
-    )
+    _add_participants(group, "--learn-participants", "whose labels the synthesis is learned from")
+    _add_participants(group, "--validation-participants", "whose labels choose the model")
+    _add_participants(group, "--test-participants", "whose labels judge the finished model")
     group.add_argument(
         "--segmentation",
         type=_alphanumeric,
@@ -225,6 +204,17 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="N",
         help="train nothing: show N draws of the synthesis in OUTPUT_DIR/preview, and stop",
+    )
+
+
+def _add_participants(group: argparse._ArgumentGroup, option: str, whose: str) -> None:
+    group.add_argument(
+        option,
+        nargs="+",
+        type=_without("sub-"),
+        action=_Tuple,
+        metavar="LABEL",
+        help=f"{whose} (default: participants.tsv, column split)",
     )
 
 
