@@ -7,12 +7,13 @@ and coarse, so that a run takes half a minute of one core.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import _generators
 import _table
@@ -45,6 +46,7 @@ GENERATOR: dict[str, Any] = {
     "ghost_share": 0.0, "motion_share": 0.0, "oversampling": 1, "prior_free_share": 0.0,
 }  # fmt: skip
 """Neither noise nor bias but those of the augmentation."""
+_Case = TypeVar("_Case")
 
 
 def parser(description: str, seeds: int) -> argparse.ArgumentParser:
@@ -307,3 +309,25 @@ class _Levels:
         with torch.no_grad():
             for parameter, value in zip(self.theta, new, strict=True):
                 parameter.copy_(value)
+
+
+def main(
+    description: str,
+    cases: Sequence[_Case],
+    run: Callable[[_Case, Anatomy, Recipe, int, str], list[_table.Row]],
+    table: Callable[[Sequence[_Case], Sequence[_table.Row]], str],
+    *,
+    seeds: int,
+) -> None:
+    """Run every case once a seed, as the command line says; print and write what comes of it."""
+    options = parser(description, seeds).parse_args()
+    torch.set_num_threads(1)  # The images are too small for more.
+    anatomy, recipe = Anatomy.read(options.label_maps), Recipe()
+    print(_table.machine(options.device), anatomy.described(), recipe, "", sep="\n")
+    rows: list[_table.Row] = []
+    for seed, case in itertools.product(range(1 if options.quick else options.seeds), cases):
+        new = run(case, anatomy, recipe, seed, options.device)
+        print(*(f"{r['case']}: {r['metric']} {r['value']:.4g}" for r in new), sep="\n", flush=True)
+        rows += new
+        _table.write(rows, options.json)
+    print("", table(cases, rows), "", sep="\n")

@@ -153,21 +153,6 @@ def _line(title: str, values: Mapping[str, float]) -> str:
     return "| " + " | ".join([title, *cells]) + " |"
 
 
-def main() -> None:
-    """Run, print, write."""
-    options = _recovery.parser(__doc__ or "", seeds=3).parse_args()
-    torch.set_num_threads(1)  # The images are too small for more.
-    anatomy, recipe = _recovery.Anatomy.read(options.label_maps), _recovery.Recipe()
-    print(_table.machine(options.device), anatomy.described(), recipe, "", sep="\n")
-    cases = [Case(preset, start) for preset in PRESETS for start in STARTS]
-    rows: list[_table.Row] = []
-    for seed, case in itertools.product(range(1 if options.quick else options.seeds), cases):
-        new = run(case, anatomy, recipe, seed, options.device)
-        print(*(f"{r['case']}: {r['metric']} {r['value']:.3g}" for r in new), sep="\n", flush=True)
-        rows += new
-        _table.write(rows, options.json)
-    print("", table(cases, rows), "", sep="\n")
-
-
 if __name__ == "__main__":
-    main()
+    cases = [Case(preset, start) for preset in PRESETS for start in STARTS]
+    _recovery.main(__doc__ or "", cases, run, table, seeds=3)

@@ -8,7 +8,6 @@ the paper, and by the augmentation whose range is learned.
     python benchmarks/paper_sigma.py [LABEL_MAPS_DIR] [--quick] [--seeds 5] [--json FILE]
 """
 
-import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
@@ -114,20 +113,5 @@ def summary(cases: Sequence[Case], rows: Sequence[_table.Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run, print, write."""
-    options = _recovery.parser(__doc__ or "", seeds=5).parse_args()
-    torch.set_num_threads(1)  # The images are too small for more.
-    anatomy, recipe = _recovery.Anatomy.read(options.label_maps), _recovery.Recipe()
-    print(_table.machine(options.device), anatomy.described(), recipe, "", sep="\n")
-    rows: list[_table.Row] = []
-    for seed, case in itertools.product(range(1 if options.quick else options.seeds), CASES):
-        new = run(case, anatomy, recipe, seed, options.device)
-        print(*(f"{r['case']}: {r['metric']} {r['value']:.4g}" for r in new), sep="\n", flush=True)
-        rows += new
-        _table.write(rows, options.json)
-    print("", summary(CASES, rows), "", sep="\n")
-
-
 if __name__ == "__main__":
-    main()
+    _recovery.main(__doc__ or "", CASES, run, summary, seeds=5)

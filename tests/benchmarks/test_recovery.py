@@ -1,5 +1,7 @@
 """The recovery benchmarks on the tiniest runs, and on what they make their images from."""
 
+import json
+
 import nibabel
 import numpy as np
 import pytest
@@ -118,3 +120,22 @@ def test_strength_of_a_field(load):
     # Fields are between 0.5 and 2; their mean, 1.25, has a logarithm of 0.22.
     assert 0 < whole["log_field_spread"] < 0.4
     assert 0.15 < whole["log_field_mean"] < 0.223
+
+
+def test_every_case_runs_once_a_seed_and_is_written(load, folder, tmp_path, monkeypatch, capsys):
+    recovery, rows_of = load("_recovery"), load("_table").row
+    path = tmp_path / "rows.json"
+    options = [str(folder), "--seeds", "2", "--json", str(path)]
+    monkeypatch.setattr("sys.argv", ["benchmark", *options])
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+
+    def run(case, anatomy, recipe, seed, device):
+        assert anatomy.classes == 3
+        return [rows_of(f"{case}, seed {seed}", "sigma", 0.25, "", "preset", 0.2)]
+
+    recovery.main("", ["a", "b"], run, lambda cases, rows: f"{cases}: {len(rows)}", seeds=5)
+    names = ["a, seed 0", "b, seed 0", "a, seed 1", "b, seed 1"]
+    assert [row["case"] for row in json.loads(path.read_text())] == names
+    printed = capsys.readouterr().out
+    assert all(f"{name}: sigma 0.25" in printed for name in names)
+    assert "['a', 'b']: 4" in printed
