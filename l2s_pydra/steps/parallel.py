@@ -7,7 +7,6 @@ finds the finished checkpoint and writes the model.
 """
 
 import contextlib
-import contextlib
 import json
 import logging
 import os
