@@ -61,8 +61,6 @@ _MADE: dict[str, tuple[str, ...]] = {
     ),
 }
 """Kinds of images that the segmenter is trained on, by mode."""
-_REMAPPED = ("mixed-randomised", "learn2synth-mixed")
-"""Modes in which some real images get a random contrast."""
 
 _Image = tuple[Any, Any, dict[str, float | str]]
 """Image and labels as arrays (*S,), and what is written under them."""
@@ -219,10 +217,11 @@ class _Shown:
         return image[0, 0].cpu().numpy(), as_classes(sample.target[0]).cpu().numpy(), values
 
     def _augmented(self, step: int) -> _Image:
+        from ..bilevel.schedule import REMAPPED
         from ..targets import as_classes
 
         training = self.settings.training
-        remapped = training.remap_share if training.mode in _REMAPPED else 0.0
+        remapped = training.remap_share if training.mode in REMAPPED else 0.0
         image, target = self.batches.real(step, 1, augmented=True, remapped=remapped)
         return image[0, 0].cpu().numpy(), as_classes(target[0]).cpu().numpy(), {}
 
