@@ -11,6 +11,7 @@ from ..errors import DatasetError, LabelError
 from ..images.volume import check_same_grid, load_labels, voxel_volume_mm3
 from ..labels import LabelScheme, read_mapping
 from ..reports.tables import read_rows, to_number
+from .given import check_lists
 
 __all__ = ["collect_volumes", "evaluate"]
 
@@ -58,8 +59,10 @@ def evaluate(
 
     Raises
     ------
+    ConfigError
+        If the sequences differ in length.
     DatasetError
-        If there is nothing to compare, or the sequences differ in length.
+        If there is nothing to compare.
     ImageError
         If an image cannot be read; :class:`GridMismatchError` if two lie on different grids.
     LabelError
@@ -69,11 +72,11 @@ def evaluate(
     ----------
     Dice, Ecology 1945.
     """
-    if not dsegs or not len(dsegs) == len(names) == len(references):
+    if not dsegs:
         raise DatasetError(
-            f"{len(dsegs)} segmentations, {len(names)} names and {len(references)} references; "
-            "give as many of each, and at least one"
+            "no segmentation is given to compare with a reference; give one at least"
         )
+    check_lists(len(dsegs), names=names, references=references)
     scheme, reference_scheme = LabelScheme.read(model_labels), LabelScheme.read(reference_table)
     mapping = read_mapping(label_mapping) if label_mapping else None
     try:

@@ -6,7 +6,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from l2s_pydra.errors import DatasetError, GridMismatchError, ImageError, LabelError
+from l2s_pydra.errors import ConfigError, DatasetError, GridMismatchError, ImageError, LabelError
 from l2s_pydra.steps.evaluate import collect_volumes, evaluate
 
 AFFINE = np.diag([-2.0, 1, 1.5, 1])
@@ -118,13 +118,17 @@ def test_empty_reference(case):
         evaluate(**arguments)
 
 
-@pytest.mark.parametrize(
-    "change", [{"names": ["one"]}, {"dsegs": [], "names": [], "references": []}]
-)
-def test_nothing_or_too_little_to_compare(case, change):
+def test_nothing_to_compare(case):
     arguments, _ = case
-    with pytest.raises(DatasetError, match="as many of each"):
-        evaluate(**arguments | change)
+    with pytest.raises(DatasetError, match="no segmentation is given"):
+        evaluate(**arguments | {"dsegs": [], "names": [], "references": []})
+
+
+@pytest.mark.parametrize("name", ["names", "references"])
+def test_there_is_one_for_each_segmentation(case, name):
+    arguments, _ = case
+    with pytest.raises(ConfigError, match=rf"{name}: 1 are given for 2 image\(s\)"):
+        evaluate(**arguments | {name: arguments[name][:1]})
 
 
 def test_collects_volumes(tmp_path):
