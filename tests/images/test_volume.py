@@ -222,12 +222,18 @@ def test_broken_affine(write, data, name, words, one_line, oblique):
     assert one_line(error, path, words, "correct")
 
 
-def test_header_without_orientation_is_told(tmp_path, data):
+def test_header_without_orientation_is_taken_as_ras(tmp_path, data):
     image = nb.Nifti1Image(data, None)
+    image.header.set_zooms((1, 2, 3))
     image.header["qform_code"] = image.header["sform_code"] = 0
     image.to_filename(tmp_path / "a.nii")
-    (warning,) = load_image(tmp_path / "a.nii").warnings
-    assert "LAS" in warning
+    volume = load_image(tmp_path / "a.nii")
+    (warning,) = volume.warnings
+    assert "RAS+" in warning
+    assert "left and right" in warning
+    np.testing.assert_array_equal(volume.affine[:3, :3], np.diag([1, 2, 3]))
+    middle = (np.array(data.shape) - 1) / 2
+    np.testing.assert_allclose(volume.affine @ [*middle, 1], [0, 0, 0, 1], atol=1e-12)
 
 
 def test_labels_stored_as_floats(write):
