@@ -8,7 +8,7 @@ memory hardly grow with the number of labels.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError, ShapeError
+from .boxes import Box
 from .interpolation import (
     Array,
     Floats,
@@ -204,7 +205,9 @@ class Conform:
         data = self._checked(labels, self.source_shape, "source")
         return nearest(data, np.linalg.solve(self.source_affine, self.fine_affine), self.fine_shape)
 
-    def posterior_to_source(self, posterior: Any) -> npt.NDArray[np.int16]:
+    def posterior_to_source(
+        self, posterior: Any, start: Sequence[int] | None = None
+    ) -> npt.NDArray[np.int16]:
         r"""Bring label posteriors back to the source grid and take the most probable label.
 
         Each label's posterior is interpolated linearly, and the labels compete for each source
@@ -212,22 +215,35 @@ class Conform:
 
         Parameters
         ----------
-        posterior : (K, \*shape) float array or tensor
-            Not negative.
+        posterior : (K, x, y, z) float array or tensor
+            Not negative. It covers the working grid, or a box of it, outside which channel 0
+            is 1 and the others are 0.
+        start : 3 ints, optional
+            First voxel of the box; without, the array must cover the working grid.
 
         Returns
         -------
         (\*source_shape) int16 array
             Winning label, the first of equals; 0 outside the working grid.
+
+        Raises
+        ------
+        ShapeError
+            If the array does not lie on the working grid.
         """
-        stack = self._stack(posterior)
+        background = np.zeros(len(posterior), dtype=np.float32)
+        background[:1] = 1
+        stack = self._stack(posterior, start, background)
         winners = np.zeros(self.source_shape, dtype=np.int16)
         for block in self._blocks():
-            contenders = _contenders(block.crop(stack))
+            if not stack.touches(block.spans):
+                continue
+            part = stack.part(block.spans)
+            contenders = _contenders(part)
             if len(contenders) == 1:
                 winners[block.region] = np.where(block.inside(), contenders[0], 0)
                 continue
-            frames = block.interpolate(stack, contenders)
+            frames = block.interpolate(part, contenders)
             best = next(frames)
             winner = np.full(best.shape, contenders[0], dtype=np.int16)
             for label, frame in zip(contenders[1:], frames, strict=True):
@@ -236,23 +252,35 @@ class Conform:
             winners[block.region] = np.where(block.inside(), winner, 0)
         return winners
 
-    def float_to_source(self, array: Any) -> Floats:
+    def float_to_source(
+        self, array: Any, start: Sequence[int] | None = None, outside: float = 0.0
+    ) -> Floats:
         r"""Bring an image from the working grid back to the source grid, linearly.
 
         Parameters
         ----------
-        array : (\*shape) float array or tensor
+        array : (x, y, z) float array or tensor
+            It covers the working grid or a box of it.
+        start : 3 ints, optional
+            First voxel of the box; without, the array must cover the working grid.
+        outside : float, default=0
+            Value outside the box and outside the working grid.
 
         Returns
         -------
         (\*source_shape) float32 array
-            0 outside the working grid.
+
+        Raises
+        ------
+        ShapeError
+            If the array does not lie on the working grid.
         """
-        stack = self._stack(array[None])
-        image = np.zeros(self.source_shape, dtype=np.float32)
+        stack = self._stack(array[None], start, np.array([outside], dtype=np.float32))
+        image = np.full(self.source_shape, outside, dtype=np.float32)
         for block in self._blocks():
-            (frame,) = block.interpolate(stack, [0])
-            image[block.region] = np.where(block.inside(), frame, 0)
+            if stack.touches(block.spans):
+                (frame,) = block.interpolate(stack.part(block.spans), [0])
+                image[block.region] = np.where(block.inside(), frame, np.float32(outside))
         return image
 
     def _checked(self, volume: Volume | Array, shape: Shape, name: str) -> Array:
@@ -261,15 +289,11 @@ class Conform:
             raise ShapeError(f"array of shape {data.shape} is not on the {name} grid {shape}")
         return data
 
-    def _stack(self, posterior: Any) -> Floats:
-        if hasattr(posterior, "detach"):
-            posterior = posterior.detach().float().cpu().numpy()
-        stack: Floats = np.asarray(posterior, dtype=np.float32)
-        if stack.shape[1:] != self.shape or not len(stack):
-            raise ShapeError(
-                f"array of shape {stack.shape[1:]} is not on the working grid {self.shape}"
-            )
-        return stack
+    def _stack(self, array: Any, start: Sequence[int] | None, outside: Floats) -> Box:
+        sizes = tuple(array.shape[1:])
+        if start is None and sizes != self.shape:
+            raise ShapeError(f"array of shape {sizes} is not on the working grid {self.shape}")
+        return Box.on(array, (0, 0, 0) if start is None else start, self.shape, outside)
 
     def _blocks(self) -> Iterator["_ParallelBlock | _ObliqueBlock"]:
         to_work = np.linalg.solve(self.affine, self.source_affine)
@@ -305,19 +329,15 @@ class _ParallelBlock:
         crop = [slice(None)] * 3
         for axis, span in zip(axes, spans, strict=True):
             crop[axis] = span
-        self._crop = (slice(None), *crop)
-
-    def crop(self, stack: Floats) -> Floats:
-        """Part of the working grid that the block depends on."""
-        return stack[self._crop]
+        x, y, z = crop
+        self.spans = (x, y, z)
 
     def inside(self) -> Array:
         """Which voxels of the block lie in the working grid."""
         return box(*self._inside)
 
-    def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
+    def interpolate(self, part: Floats, labels: list[int]) -> Iterator[Floats]:
         """Give some labels' values at the voxels of the block, one label at a time."""
-        part = self.crop(stack)
         for label in labels:
             frame = part[label].transpose(self._axes)
             # The last axis first, while the others are short: gathering along it is slowest
@@ -337,13 +357,10 @@ class _ObliqueBlock:
         corners = np.array(list(itertools.product(*((a, b - 1) for a, b in ranges)))).T
         points = to_work[:3, :3] @ corners + to_work[:3, 3:]
         spans = [touched(p, n) for p, n in zip(points, shape, strict=True)]
-        self._crop = (slice(None), *spans)
+        x, y, z = spans
+        self.spans = (x, y, z)
         self._cropped_to_work = to_work.copy()
         self._cropped_to_work[:3, 3] -= [span.start for span in spans]
-
-    def crop(self, stack: Floats) -> Floats:
-        """Part of the working grid that the block depends on."""
-        return stack[self._crop]
 
     def inside(self) -> Array:
         """Which voxels of the block lie in the working grid."""
@@ -351,9 +368,9 @@ class _ObliqueBlock:
         inside = [within(p, n) for p, n in zip(points, self._shape, strict=True)]
         return inside[0] & inside[1] & inside[2]
 
-    def interpolate(self, stack: Floats, labels: list[int]) -> Iterator[Floats]:
+    def interpolate(self, part: Floats, labels: list[int]) -> Iterator[Floats]:
         """Give some labels' values at the voxels of the block, one label at a time."""
-        part = np.ascontiguousarray(self.crop(stack)[labels])
+        part = np.ascontiguousarray(part[labels])
         yield from sample(part, self._cropped_to_work, self._ranges, beyond="edge")
 
 
