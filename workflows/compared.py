@@ -19,7 +19,7 @@ from l2s_pydra.tasks import Assess, Learn, Resources
 
 from .compare import CompareModes, LearnAndAssess
 from .crew import Crew
-from .learning import find_training_set, learn_inputs
+from .learning import find_training_set, learn_inputs, learn_settings
 from .segmenting import unreadable
 from .session import Session, code_version
 
@@ -119,7 +119,7 @@ def plan(session: Session) -> Plan:
                 fold = number if options.folds else None
                 left_out = images.missing_of(splits[number - 1])
                 compared = ComparedRun(mode=mode, seed=seed, fold=fold, left_out=left_out)
-                inputs = {**trained, "config": settings.to_dict()}
+                inputs = {**trained, "config": learn_settings(settings)}
                 runs.append(Run(compared=compared, trained=inputs, assessed=assessed))
     contrasts = sorted({name for _, assessed in parts for name in assessed["contrasts"]})
     return Plan(runs=runs, role=images.role, contrasts=contrasts, crew=crew)

@@ -88,6 +88,7 @@ class Crew:
             threads=self.threads,
             processes=self.processes,
             checkpoint_dir=str(checkpoints),
+            checkpoint_every=session.options.config.training.checkpoint_every,
             cache_dir=str(conformed_dir(session)),
             title=title,
         )

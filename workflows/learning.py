@@ -11,6 +11,7 @@ from pydra.utils.hash import hash_function
 
 from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, build_training_set
 from l2s_pydra.bids.entities import parse_name
+from l2s_pydra.config import LearnConfig, TrainingConfig
 from l2s_pydra.errors import DatasetError
 from l2s_pydra.tasks import Learn, Preview, Resources
 
@@ -26,6 +27,7 @@ __all__ = [
     "find_training_set",
     "learn",
     "learn_inputs",
+    "learn_settings",
     "preview",
     "remove_others",
     "stage_model",
@@ -61,6 +63,7 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
         threads=session.options.threads or session.options.n_procs,
         processes=session.options.learn_processes,
         checkpoint_dir=str(checkpoints),
+        checkpoint_every=session.options.config.training.checkpoint_every,
         cache_dir=str(conformed_dir(session)),
     )
     task, workflow = (kind(**inputs, resources=resources) for kind in (Learn, LearnModel))
@@ -207,13 +210,23 @@ def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
         "participants": [image.participant for image, _ in pairs],
         "roles": [role for role, mine in roles.items() for _ in mine],
         "label_maps": [record.path for record in training_set.label_maps],
-        "config": session.options.config.to_dict(),
+        "config": learn_settings(session.options.config),
         "real_table": training_set.real_table,
         "maps_table": training_set.maps_table,
         "label_mapping": session.options.label_mapping,
         "segmentation": session.options.segmentation or _segmentation(pairs[0][1]),
         "code_version": code_version(without=("bids", "reports")),
     }
+
+
+def learn_settings(config: LearnConfig) -> dict[str, Any]:
+    """Put settings as the task ``Learn`` takes them.
+
+    How often checkpoints are written decides no result, and so not whether one is reused: it is the
+    default here, and what was asked for is among the resources.
+    """
+    every = TrainingConfig().checkpoint_every
+    return config.evolve(training__checkpoint_every=every).to_dict()
 
 
 def _segmentation(labels: Path) -> str:

@@ -97,6 +97,12 @@ def test_a_second_run_computes_nothing(copied, app, phantom):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+def test_how_often_checkpoints_are_written_decides_no_result(copied, app, phantom):
+    run = app(phantom, copied.output, copied.work, "learn", "--set", "training.checkpoint_every=3")
+    assert run.code == 0, run.said
+    assert "the same model was learned before" in run.said
+
+
 def test_one_bad_image_stops_no_other(data, app, model, tmp_path):
     good = data / "sub-04" / "anat" / "sub-04_T1w.nii.gz"
     for who in ("05", "06", "07", "08"):

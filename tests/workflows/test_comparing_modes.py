@@ -217,6 +217,19 @@ def test_trainings_that_end_by_the_clock_are_those_of_their_computer(planned, ph
     assert crew.compute == "cpu, 1 process(es), 1 thread(s)"
 
 
+def test_how_often_checkpoints_are_written_decides_no_result(planned, phantom, tmp_path):
+    """It is told to the trainings, and is no part of what they are found by."""
+    found = {}
+    for every in (3, 7):
+        arguments = (*TWICE, "--set", f"training.checkpoint_every={every}")
+        session, plan = planned(phantom, *arguments)
+        resources = plan.crew.resources(session, tmp_path, "title")
+        assert resources.checkpoint_every == every
+        found[every] = [run.learn._checksum for run in plan.runs]
+    assert found[3] == found[7]
+    assert len(set(found[3])) == len(found[3])
+
+
 def test_unlike_computers_are_told(planned, phantom, tmp_path, caplog):
     session, found = planned(phantom, *TWICE, "--max-time", "1")
     runs = []
