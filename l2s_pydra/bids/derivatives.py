@@ -36,6 +36,8 @@ class ImageRow(Protocol):
     @property
     def segmented(self) -> bool: ...
     @property
+    def desc(self) -> str: ...
+    @property
     def entities(self) -> Mapping[str, str]: ...
 
 
@@ -85,7 +87,7 @@ def derivative_path(
     'sub-01/ses-a/anat/sub-01_ses-a_run-2_seg-common_desc-T1w_dseg.nii.gz'
     """
     source = {name: value for name, value in entities.items() if name != "suffix"}
-    named = {**source, "desc": desc_label(entities), **row.entities}
+    named = {**source, "desc": desc_label(entities) + row.desc, **row.entities}
     if row.segmented:
         named["segmentation"] = segmentation
     place = {"subject": source["subject"]}

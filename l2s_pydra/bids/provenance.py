@@ -27,6 +27,20 @@ _COLUMNS = {
         "Description": "Number of voxels of the label times the volume of a voxel",
         "Units": "mm^3",
     },
+    "soft-volume-mm3": {
+        "Description": "Sum of the posterior probabilities of the label times the volume of a "
+        "voxel, on the grid that the model works on",
+        "Units": "mm^3",
+    },
+    "self-dice": {
+        "Description": "Agreement of the posterior of the label with the label map made of it: "
+        "2 sum(p m) / (sum p + sum m) over voxels, with the posterior p and m = 1 where the label "
+        "is the most probable one. It tells how sure the model is, not how right"
+    },
+    "predicted-dice": {
+        "Description": "Dice overlap with a manual segmentation that is to be expected: self-dice, "
+        "calibrated on the validation images of the model"
+    },
 }
 
 
@@ -38,12 +52,15 @@ def sidecar(
     model: Mapping[str, Any],
     dseg: str | None = None,
     labels: Sequence[str] = (),
+    model_in_dataset: bool = True,
+    resolution: str | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Contents of the JSON beside an output.
 
     Parameters
     ----------
-    kind : {"dseg", "probseg", "mask", "morph"}
+    kind : {"dseg", "probseg", "entropy", "mask", "morph"}
         As in the column ``sidecar`` of the table of outputs.
     source : str
         Path of the image below the root of the raw data set, with ``/``.
@@ -54,7 +71,15 @@ def sidecar(
     dseg : str, optional
         Path of the segmentation below the root of the derivative; for ``morph``.
     labels : sequence of str
-        Names of the labels in the order of the volumes; for ``probseg``.
+        Names of the labels in the order of the volumes; for ``probseg``. For ``entropy``, what it
+        is taken over.
+    model_in_dataset : bool, default=True
+        Whether the folder of the model lies in ``models`` of the derivative, so that a URI can
+        point to it. One that is elsewhere is told by its name and checksum alone.
+    resolution : str, optional
+        What the ``res`` entity of the output means, if it has one.
+    details : mapping, optional
+        Further fields.
 
     Raises
     ------
@@ -65,6 +90,7 @@ def sidecar(
     description = {
         "dseg": f"Discrete segmentation of the {entities['suffix']} image",
         "probseg": f"Posterior probability of each label in the {entities['suffix']} image",
+        "entropy": f"Entropy of the posterior probabilities in the {entities['suffix']} image",
         "mask": f"All labels but the background in the {entities['suffix']} image",
         "morph": f"Volume of each label in the {entities['suffix']} image",
     }
@@ -74,10 +100,11 @@ def sidecar(
         )
     if kind == "morph":
         sources = [f"bids::{dseg}"] if dseg else [image]
-        return {"Description": description[kind], "Sources": sources, **_COLUMNS}
+        columns = {**_COLUMNS, **(details or {})}
+        return {"Description": description[kind], "Sources": sources, **columns}
     values: dict[str, Any] = {
         "Description": description[kind],
-        "Sources": [image, model_uri(model)],
+        "Sources": [image, model_uri(model)] if model_in_dataset else [image],
         "SpatialReference": image,
         "Manual": False,
         "ModelName": str(model["name"]),
@@ -85,13 +112,26 @@ def sidecar(
         "ModelSHA256": str(model["sha256"]),
         "SoftwareVersion": __version__,
     }
-    if "res" in entities:  # REQUIRED with res (BIDS Derivatives, "Common data types")
-        values["Resolution"] = "that of the source image"
+    if resolution or "res" in entities:  # REQUIRED with res (BIDS Derivatives, "Common data types")
+        values["Resolution"] = resolution or "that of the source image"
     if kind == "probseg":
         values["LabelMap"] = list(labels)
+    if kind == "entropy":
+        values |= _entropy_facts(labels)
     if kind == "mask":
         values["Type"] = "Brain"
-    return values
+    return values | dict(details or {})
+
+
+def _entropy_facts(labels: Sequence[str]) -> dict[str, Any]:
+    """How the values of a map of entropy are to be read."""
+    return {
+        "Measure": "-sum(p ln p) / ln(K) over the posterior probabilities p of the K labels",
+        "Range": [0, 1],
+        "RangeMeaning": "0: one label is certain; 1: all labels are equally probable",
+        "Labels": list(labels),
+        "NatsPerUnit": round(math.log(max(2, len(labels))), 6),
+    }
 
 
 def model_uri(model: Mapping[str, Any]) -> str:

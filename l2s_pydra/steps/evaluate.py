@@ -100,7 +100,8 @@ def collect_volumes(morph_files: Iterable[Path], names: Iterable[str], out_file:
     names : iterable of str
         Name of the image of each.
     out_file : Path
-        TSV to write: ``name``, ``index``, ``label`` and ``volume_mm3``.
+        TSV to write: ``name``, ``index``, ``label`` and ``volume_mm3``. Sums over labels (of index
+        ``n/a``) that are not defined for an image are left out.
 
     Returns
     -------
@@ -115,6 +116,8 @@ def collect_volumes(morph_files: Iterable[Path], names: Iterable[str], out_file:
     lines = ["name\tindex\tlabel\tvolume_mm3"]
     for path, name in zip(morph_files, names, strict=True):
         for row in read_rows(path, ("index", "name", "volume-mm3")):
+            if row["index"] == row["volume-mm3"] == _NONE:
+                continue  # a sum that the labels do not allow
             if not np.isfinite(to_number(row["volume-mm3"])):
                 raise DatasetError(
                     f"{path}: volume {row['volume-mm3']!r} of {row['name']} is no number; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..config import LearnConfig
+from .calibration import calibrate_quality
 from .device import computing_on
 from .ending import Ending
 from .generator_file import generator_record
@@ -374,6 +375,8 @@ def _write_model(
         "parameters": sum(p.numel() for p in trainer.averaged.parameters()),
         **facts,
     }
+    finished = Model(segmenter=trainer.averaged, scheme=schemes.target, config=record)
+    record["quality"] = calibrate_quality(finished, data.validate, device=trainer.device)
 
     def write(folder: Path) -> None:
         model = Model(segmenter=trainer.averaged, scheme=schemes.target, config=_plain(record))

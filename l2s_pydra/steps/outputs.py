@@ -9,7 +9,15 @@ from collections.abc import Mapping
 import attrs
 from attrs import validators
 
-__all__ = ["DATASET_OUTPUTS", "IMAGE_OUTPUTS", "DatasetOutput", "ImageOutput", "bidsignore"]
+__all__ = [
+    "DATASET_OUTPUTS",
+    "IMAGE_OUTPUTS",
+    "DatasetOutput",
+    "ImageOutput",
+    "bidsignore",
+    "on_network_grid",
+    "resolution_label",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +39,8 @@ class ImageOutput:
     """``anat`` beside the image's place, or ``figures`` of the participant."""
     segmented: bool = True
     """Whether the name has the ``seg`` entity; masks may not."""
+    desc: str = ""
+    """What follows the contrast in the ``desc`` entity."""
     entities: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     """Entities added to those of the image."""
     sidecar: str | None = None
@@ -88,6 +98,21 @@ _IMAGE_ROWS = (
         sidecar="probseg",
     ),
     ImageOutput(
+        key="entropy",
+        suffix="probseg",
+        extension=".nii.gz",
+        description="Entropy of the posteriors, from 0 (certain) to 1; only on request",
+        desc="Entropy",
+    ),
+    ImageOutput(
+        key="entropy_json",
+        suffix="probseg",
+        extension=".json",
+        description="What the entropy is taken over, and its unit",
+        desc="Entropy",
+        sidecar="entropy",
+    ),
+    ImageOutput(
         key="mask",
         suffix="mask",
         extension=".nii.gz",
@@ -108,7 +133,7 @@ _IMAGE_ROWS = (
         key="morph",
         suffix="morph",
         extension=".tsv",
-        description="Volume of each label, mm^3",
+        description="Volumes and quality score of each label, and the intracranial volume",
         ignore="*_morph.tsv",
     ),
     ImageOutput(
@@ -161,6 +186,12 @@ _DATASET_ROWS = (
         path="{participant}.html",
         description="Report of a participant: figures, volumes, warnings, errors",
         ignore="*.html",
+    ),
+    DatasetOutput(
+        key="page_data",
+        path="{participant}/log/report.json",
+        description="What the page of a participant shows, of all runs",
+        ignore="log",
     ),
     DatasetOutput(
         key="run",
@@ -227,6 +258,31 @@ IMAGE_OUTPUTS: dict[str, ImageOutput] = {row.key: row for row in _IMAGE_ROWS}
 
 DATASET_OUTPUTS: dict[str, DatasetOutput] = {row.key: row for row in _DATASET_ROWS}
 """Files written for a data set, a participant or a run, by key."""
+
+
+def resolution_label(spacing_mm: float) -> str:
+    """Value of the ``res`` entity of outputs on the grid that a model works on.
+
+    BIDS labels have letters and digits only, so that a point is written ``p``.
+
+    >>> resolution_label(1.0), resolution_label(1.5)
+    ('1mm', '1p5mm')
+    """
+    return f"{spacing_mm:g}mm".replace(".", "p")
+
+
+def on_network_grid(row: ImageOutput, spacing_mm: float) -> ImageOutput:
+    """Row of the same output on the grid that the model works on.
+
+    Parameters
+    ----------
+    row : ImageOutput
+        Row of an output on the grid of the image.
+    spacing_mm : float
+        Voxel size of the model's grid.
+    """
+    entities = {**row.entities, "res": resolution_label(spacing_mm)}
+    return attrs.evolve(row, entities=entities)
 
 
 def bidsignore() -> str:

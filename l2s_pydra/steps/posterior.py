@@ -1,5 +1,6 @@
 """Posteriors of one image on the model's grid, and the way back; shared by the steps that segment."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from ..errors import ModelError
 from ..images.conform import Conform
 from ..images.volume import Volume
+from .quality import SoftMeasures, normalised_entropy, soft_measures
 
 if TYPE_CHECKING:
     import torch
@@ -18,19 +20,60 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "predict"]
 
+Floats = npt.NDArray[np.float32]
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Prediction:
-    """What a model says about an image, on the working grid."""
+    """What a model says about an image, on the working grid and on that of the image."""
 
-    working: npt.NDArray[np.float32]
-    """(X, Y, Z) the image."""
-    posterior: npt.NDArray[np.float32]
+    working: Floats
+    """(X, Y, Z) the image on the working grid."""
+    posterior: Floats
     """(K, X, Y, Z) posterior of each label."""
     conform: Conform
     """Leads from the working grid to that of the image."""
     warnings: tuple[str, ...] = ()
     """What went otherwise than asked for."""
+
+    @property
+    def volume(self) -> Volume:
+        """The image on the working grid, as something to save on the grid of."""
+        return Volume(data=self.working, affine=self.conform.affine, header=None, path="working")
+
+    def channels(self) -> npt.NDArray[np.int16]:
+        """Most probable label of each voxel of the image."""
+        return self.conform.posterior_to_source(self.posterior)
+
+    def working_channels(self) -> npt.NDArray[np.int16]:
+        """Most probable label of each voxel of the working grid."""
+        winners: npt.NDArray[np.int16] = self.posterior.argmax(axis=0).astype(np.int16)
+        return winners
+
+    def frames(self) -> Iterator[Floats]:
+        """Give the posterior of one label after the other on the grid of the image."""
+        return (self.conform.float_to_source(frame) for frame in self.posterior)
+
+    def working_frames(self) -> Iterator[Floats]:
+        """Give the posterior of one label after the other on the working grid."""
+        return iter(self.posterior)
+
+    def working_entropy(self) -> Floats:
+        """Normalised entropy of the posteriors on the working grid."""
+        return normalised_entropy(self.posterior)
+
+    def entropy(self) -> Floats:
+        """Normalised entropy of the posteriors on the grid of the image."""
+        return self.conform.float_to_source(self.working_entropy())
+
+    def soft(self) -> SoftMeasures:
+        """Sum up the posteriors."""
+        return soft_measures(self.posterior)
+
+    def structures(self) -> npt.NDArray[np.bool_]:
+        """Voxels of the working grid that are more probably something than background."""
+        inside: npt.NDArray[np.bool_] = self.posterior[0] < 0.5
+        return inside
 
 
 def predict(model: "Model", volume: Volume, device: "torch.device", *, weights: Path) -> Prediction:
@@ -69,8 +112,8 @@ def predict(model: "Model", volume: Volume, device: "torch.device", *, weights: 
 
 
 def _posterior(
-    model: "Model", working: npt.NDArray[np.float32], conform: Conform, device: "torch.device"
-) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    model: "Model", working: Floats, conform: Conform, device: "torch.device"
+) -> tuple[Floats, tuple[str, ...]]:
     import torch
 
     # A sagittal slice has no left and right to exchange

@@ -14,18 +14,17 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
-from ..bids.derivatives import derivative_path, write_json, write_text
-from ..bids.entities import file_stem
-from ..bids.provenance import sidecar
 from ..errors import ConfigError
-from ..images.conform import Conform
-from ..images.saving import save_labels, save_probabilities
 from ..images.volume import Volume, load_image, voxel_volume_mm3
-from ..labels import LabelScheme
+from .anatomy import is_extracranial, named_structures
+from .components import Removed, keep_largest
 from .device import computing_on
-from .outputs import IMAGE_OUTPUTS
-from .posterior import predict
+from .flags import asymmetry_flags, field_of_view_flags, score_flags
+from .measures import Intracranial, intracranial, structure_rows
+from .outputs import resolution_label
+from .posterior import Prediction, predict
+from .sources import is_stripped
+from .staged import Staged
 
 if TYPE_CHECKING:
     from ..segmentation import Model
@@ -38,6 +37,7 @@ _BRIGHT = 0.15
 """Share of the brightest structures' intensity above which a voxel is not background."""
 _MOST_UNLABELLED = 0.35
 """Share of bright voxels outside the structures that a skull-stripped image does not reach."""
+Channels = npt.NDArray[np.int16]
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +64,11 @@ def segment(
     device: str = "auto",
     threads: int | None = None,
     probseg: bool = False,
+    entropy: bool = False,
     save_mask: bool = True,
+    res: str | None = None,
+    keep_largest: Sequence[str] | None = None,
+    model_in_dataset: bool = True,
 ) -> SegmentResult:
     """Segment an image on its own grid.
 
@@ -86,8 +90,20 @@ def segment(
         CPU threads of PyTorch.
     probseg : bool, default=False
         Save the posterior of each label, too.
+    entropy : bool, default=False
+        Save the entropy of the posteriors, too.
     save_mask : bool, default=True
         Save the union of all labels but the background, too.
+    res : str, optional
+        Voxel size of the model's grid, such as ``1mm``: save label map, mask and what else is asked
+        for on that grid, too, with this ``res`` entity.
+    keep_largest : sequence of str, optional
+        Structures of which only the largest piece is kept in the label maps (posteriors stay as
+        they are): ``all``, or their names, or none for all that do not rightly come in parts
+        (:func:`l2s_pydra.steps.anatomy.comes_in_parts`).
+    model_in_dataset : bool, default=True
+        Whether the model lies in ``models`` of the data set that the tree will be part of;
+        otherwise sidecars name it by its checksum alone.
 
     Returns
     -------
@@ -100,34 +116,45 @@ def segment(
     ModelError
         If the model is broken, or its posteriors are not numbers.
     ConfigError
-        If the device is not there or ``out_dir`` cannot be written.
+        If the device is not there, ``out_dir`` cannot be written, or ``res`` is another than that
+        of the model's grid.
+    LabelError
+        If ``keep_largest`` names a structure that the model does not have.
     """
     from ..segmentation import Model
 
     start = time.perf_counter()
     model = Model.load_files(weights, config, labels)
+    network = _is_network_grid(res, model, entities)
+    largest = named_structures(model.scheme, keep_largest)
     volume = load_image(image, allow_2d=model.learn_config.segmenter.ndim == 2)
     with computing_on(device, threads) as chosen:
         found = predict(model, volume, chosen, weights=weights)
-        channels = found.conform.posterior_to_source(found.posterior)
-    conform, posterior = found.conform, found.posterior
-    doubts = _doubts(model, found.working, posterior, channels)
-    warnings = [*found.warnings, *volume.warnings, *doubts]
-    for warning in warnings:
+        result = _Result.of(found, volume, model, largest)
+    for warning in (*result.warnings, *volume.warnings, *(f["text"] for f in result.flags)):
         logger.warning("%s: %s", image, warning)
-    staged = _Staged(
-        root=Path(out_dir), model=model, entities=entities, source=source, volume=volume
+    staged = Staged(
+        root=Path(out_dir),
+        model=model,
+        entities=entities,
+        source=source,
+        like=volume,
+        model_in_dataset=model_in_dataset,
     )
     try:
-        staged.labels(channels)
-        volumes = staged.volumes(channels, posterior)
+        staged.labels(result.channels, **result.details)
+        staged.volumes(result.rows, result.inside)
         if save_mask:
-            staged.mask(channels)
+            staged.mask(result.channels)
         if probseg:
-            staged.probabilities(posterior, conform)
-        staged.figure(channels)
-        seconds = time.perf_counter() - start
-        summary = staged.summary(volumes, warnings, seconds)
+            staged.probabilities(found.frames())
+        if entropy:
+            staged.entropy(found.entropy())
+        if network:
+            _on_network_grid(staged, found, largest, probseg, entropy, save_mask)
+        staged.figure(result.channels)
+        seconds = round(time.perf_counter() - start, 2)
+        summary = staged.summary({**result.summary, "seconds": seconds})
     except OSError as error:
         raise ConfigError(
             f"{out_dir}: cannot be written ({error.strerror or error}); "
@@ -136,39 +163,154 @@ def segment(
     return SegmentResult(tree=Path(out_dir), files=tuple(staged.files), summary=summary)
 
 
-def _doubts(
-    model: "Model",
-    working: npt.NDArray[np.float32],
-    posterior: npt.NDArray[np.float32],
-    channels: npt.NDArray[np.int16],
-) -> list[str]:
+def _is_network_grid(res: str | None, model: "Model", entities: Mapping[str, str]) -> bool:
+    """Whether outputs on the network's grid are asked for; another grid is refused."""
+    if res is None:
+        return False
+    label = resolution_label(model.spacing_mm)
+    if res.replace(".", "p") != label:
+        raise ConfigError(
+            f"--res {res}: the model {model.name} works on a grid of {model.spacing_mm:g} mm; "
+            f"ask for --res {label}, or learn a model with another --spacing-mm"
+        )
+    if entities.get("res") == label:
+        raise ConfigError(
+            f"--res {res}: the name of the image has res-{label} already, so that the outputs on "
+            "both grids would have one name; leave the option out for this image"
+        )
+    return True
+
+
+def _on_network_grid(
+    staged: Staged,
+    found: Prediction,
+    largest: Sequence[int],
+    probseg: bool,
+    entropy: bool,
+    save_mask: bool,
+) -> None:
+    """Write what was asked for on the grid of the network."""
+    there = staged.on_network_grid(found.volume)
+    channels, removed = keep_largest(found.working_channels(), largest)
+    there.labels(channels, **_removal(staged.model, largest, removed, there.like))
+    if save_mask:
+        there.mask(channels)
+    if probseg:
+        there.probabilities(found.working_frames())
+    if entropy:
+        there.entropy(found.working_entropy())
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Result:
+    """A segmentation on the grid of the image, and what is to be said of it."""
+
+    channels: Channels
+    rows: list[dict[str, Any]]
+    inside: Intracranial
+    warnings: list[str]
+    flags: list[dict[str, Any]]
+    header: tuple[str, ...]
+    details: dict[str, Any]
+    quality: Mapping[str, Any] | None
+
+    @classmethod
+    def of(
+        cls, found: Prediction, volume: Volume, model: "Model", largest: Sequence[int]
+    ) -> "_Result":
+        scheme = model.scheme
+        quality = model.config.get("quality") or None
+        channels, removed = keep_largest(found.channels(), largest)
+        rows = structure_rows(
+            scheme,
+            channels,
+            found.soft(),
+            voxel_mm3=voxel_volume_mm3(volume.affine),
+            working_voxel_mm3=voxel_volume_mm3(found.conform.affine),
+            quality=quality,
+        )
+        stripped = bool(model.config.get("skull_stripped")) or _stripped(volume, channels, model)
+        flags = [
+            *field_of_view_flags(channels, volume.affine, scheme),
+            *score_flags(rows, quality),
+            *asymmetry_flags(rows, scheme),
+        ]
+        return cls(
+            channels=channels,
+            rows=_colored_rows(rows, model),
+            inside=intracranial(rows, scheme, stripped=stripped),
+            warnings=[*found.warnings, *_doubts(model, found, channels)],
+            flags=[flag.row for flag in flags],
+            header=volume.warnings,
+            details=_removal(model, largest, removed, volume),
+            quality=quality,
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the page of the participant shows."""
+        known = self.quality or {}
+        return {
+            "volumes": self.rows,
+            "intracranial": self.inside.row,
+            "warnings": self.warnings,
+            "header_warnings": list(self.header),
+            "flags": self.flags,
+            "removed": self.details.get("LargestPieceOnly", {}).get("Removed", []),
+            "calibration": {key: known.get(key) for key in ("images", "error")},
+        }
+
+
+def _removal(
+    model: "Model", largest: Sequence[int], removed: Sequence[Removed], grid: Volume
+) -> dict[str, Any]:
+    """Describe, for the sidecar, which pieces were taken away; empty if nobody asked for it."""
+    if not largest:
+        return {}
+    names, voxel = model.scheme.names, voxel_volume_mm3(grid.affine)
+    rows = [
+        {
+            "Name": names[item.channel],
+            "Pieces": item.pieces,
+            "Voxels": item.voxels,
+            "VolumeMm3": round(item.voxels * voxel, 3),
+        }
+        for item in removed
+    ]
+    kept = {"Structures": [names[channel] for channel in largest], "Removed": rows}
+    return {"LargestPieceOnly": kept}
+
+
+def _colored_rows(rows: Sequence[Mapping[str, Any]], model: "Model") -> list[dict[str, Any]]:
+    from ..reports.colors import hex_color, label_colors
+
+    colors = label_colors(model.scheme)[1:]
+    return [{**row, "color": hex_color(c)} for row, c in zip(rows, colors, strict=True)]
+
+
+def _stripped(volume: Volume, channels: Channels, model: "Model") -> bool:
+    """Whether the image is black away from what lies inside the skull."""
+    outside = [bool(c) and is_extracranial(x) for c, x in enumerate(model.scheme.labels)]
+    structures = (channels > 0) & ~np.array(outside)[channels]
+    return bool(structures.any()) and is_stripped(volume, structures)
+
+
+def _doubts(model: "Model", found: Prediction, channels: Channels) -> list[str]:
     """Say what about a segmentation a person should look at."""
-    found = np.bincount(channels.reshape(-1), minlength=len(model.scheme)) > 0
-    if not found[1:].any():
+    present = np.bincount(channels.reshape(-1), minlength=len(model.scheme)) > 0
+    if not present[1:].any():
         return ["no structure was found; look at the image, its contrast and its orientation"]
     doubts = []
-    names = zip(model.scheme.names[1:], found[1:], strict=True)
+    names = zip(model.scheme.names[1:], present[1:], strict=True)
     missing = [name for name, there in names if not there]
     if missing:
         doubts.append(f"not found: {', '.join(missing)}")
-    if _reaches_edge(channels > 0):
-        doubts.append("structures reach the edge of the image; parts may be cut off")
-    if model.config.get("skull_stripped") and _has_head(working, posterior[0] < 0.5):
+    if model.config.get("skull_stripped") and _has_head(found.working, found.structures()):
         doubts.append(
             "much of the image is bright outside the structures, but the model learned from "
             "skull-stripped images; strip the skull, or use a model for whole heads"
         )
     return doubts
-
-
-def _reaches_edge(structures: npt.NDArray[np.bool_]) -> bool:
-    faces = (
-        np.take(structures, end, axis=axis)
-        for axis, n in enumerate(structures.shape)
-        if n > 1
-        for end in (0, n - 1)
-    )
-    return any(bool(face.any()) for face in faces)
 
 
 def _has_head(working: npt.NDArray[np.float32], structures: npt.NDArray[np.bool_]) -> bool:
@@ -177,152 +319,4 @@ def _has_head(working: npt.NDArray[np.float32], structures: npt.NDArray[np.bool_
     bright = working > _BRIGHT * np.percentile(working[structures], 95)
     return bool(
         np.count_nonzero(bright & ~structures) > _MOST_UNLABELLED * np.count_nonzero(bright)
-    )
-
-
-@attrs.define(kw_only=True)
-class _Staged:
-    """The tree of one image, written file by file."""
-
-    root: Path
-    model: "Model"
-    entities: Mapping[str, str]
-    source: str
-    volume: Volume
-    files: list[Path] = attrs.field(factory=list)
-
-    def path(self, key: str) -> Path:
-        """Where a row of the table of outputs goes; the file counts as written."""
-        path = self.root / self.relative(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.files.append(path)
-        return path
-
-    def relative(self, key: str) -> str:
-        """Path of a row of the table of outputs below the root."""
-        segmentation = str(self.model.config["segmentation"])
-        row = IMAGE_OUTPUTS[key]
-        return str(derivative_path(self.entities, row, segmentation=segmentation))
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Name, version and checksum of the model."""
-        return {
-            "name": self.model.name,
-            "version": str(self.model.config.get("version", "n/a")),
-            "sha256": self.model.sha256,
-        }
-
-    def sidecar(self, key: str, **details: Any) -> None:
-        """Write the JSON beside an output."""
-        kind = IMAGE_OUTPUTS[key].sidecar or ""
-        values = sidecar(
-            kind, source=self.source, entities=self.entities, model=self.identity, **details
-        )
-        write_json(self.path(key), values)
-
-    def labels(self, channels: npt.NDArray[np.int16]) -> None:
-        """Write the segmentation, its sidecar and its label table."""
-        save_labels(self.path("dseg"), self.model.scheme.to_indices(channels), self.volume)
-        self.sidecar("dseg_json")
-        _colored(self.model.scheme).write(self.path("dseg_tsv"))
-
-    def mask(self, channels: npt.NDArray[np.int16]) -> None:
-        """Write the union of all labels but the background."""
-        save_labels(self.path("mask"), channels > 0, self.volume)
-        self.sidecar("mask_json")
-
-    def probabilities(self, posterior: npt.NDArray[np.float32], conform: Conform) -> None:
-        """Write the posterior of each label on the image's grid."""
-        frames = (conform.float_to_source(frame) for frame in posterior)
-        save_probabilities(self.path("probseg"), frames, len(posterior), self.volume)
-        self.sidecar("probseg_json", labels=self.model.scheme.names)
-
-    def volumes(
-        self, channels: npt.NDArray[np.int16], posterior: npt.NDArray[np.float32]
-    ) -> list[dict[str, Any]]:
-        """Write the table of volumes; return its rows, with the volume under each posterior."""
-        from ..reports.colors import hex_color, label_colors
-
-        colors = label_colors(self.model.scheme)
-        counts = np.bincount(channels.reshape(-1), minlength=len(self.model.scheme))
-        hard = counts * voxel_volume_mm3(self.volume.affine)
-        soft = posterior.sum(axis=(1, 2, 3), dtype=np.float64) * self.model.spacing_mm**3
-        rows = [
-            {
-                "index": label.index,
-                "name": label.name,
-                "color": hex_color(colors[channel]),
-                "volume_mm3": round(float(hard[channel]), 3),
-                "soft_volume_mm3": round(float(soft[channel]), 3),
-            }
-            for channel, label in enumerate(self.model.scheme.labels)
-            if channel
-        ]
-        lines = [f"{row['index']}\t{row['name']}\t{row['volume_mm3']}" for row in rows]
-        write_text(self.path("morph"), "\n".join(["index\tname\tvolume-mm3", *lines]) + "\n")
-        self.sidecar("morph_json", dseg=self.relative("dseg"))
-        return rows
-
-    def figure(self, channels: npt.NDArray[np.int16]) -> None:
-        """Draw the labels over the image."""
-        from ..reports.figures import overlay_mosaic
-
-        scheme = self.model.scheme
-        overlay_mosaic(
-            self.volume.data,
-            scheme.to_indices(channels),
-            scheme,
-            self.path("figure"),
-            affine=self.volume.affine,
-        )
-
-    def summary(
-        self,
-        volumes: Sequence[Mapping[str, Any]],
-        warnings: Sequence[str],
-        seconds: float,
-    ) -> Path:
-        """Write what the participant's report needs."""
-        values = {
-            "image": file_stem(self.source),
-            "source": self.source,
-            "entities": dict(self.entities),
-            "dseg": self.relative("dseg"),
-            "figure": self.relative("figure"),
-            "files": self._links(),
-            "volumes": list(volumes),
-            "warnings": list(warnings),
-            "model": self.identity,
-            "seconds": round(seconds, 2),
-            "shape": list(self.volume.shape),
-            "spacing_mm": [round(s, 4) for s in self.volume.spacing_mm],
-            "software": __version__,
-        }
-        return write_json(self.root / "summary.json", values)
-
-    def _links(self) -> list[dict[str, str]]:
-        """Written images and tables, as links of the report."""
-        relative = (path.relative_to(self.root).as_posix() for path in self.files)
-        return [
-            {"href": path, "text": path.rpartition("/")[2]}
-            for path in relative
-            if path.endswith((".nii.gz", ".tsv"))
-        ]
-
-
-def _colored(scheme: LabelScheme) -> LabelScheme:
-    """Scheme with the columns BIDS knows, and the colours of the figures.
-
-    ``mapping`` is left out: in a BIDS derivative it means the standard label list, in a model the
-    scheme that was learned from.
-    """
-    from ..reports.colors import hex_color, label_colors
-
-    colors = label_colors(scheme)
-    return LabelScheme(
-        [
-            attrs.evolve(label, color=hex_color(color), mapping=None, side=None, group=None)
-            for label, color in zip(scheme.labels, colors, strict=True)
-        ]
     )

@@ -9,10 +9,14 @@ import torch
 from nibabel.eulerangles import euler2mat
 
 from l2s_pydra.errors import ConfigError, ImageError, ModelError
+from l2s_pydra.images.conform import Conform
+from l2s_pydra.images.volume import Volume
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.reports.colors import hex_color, label_colors
 from l2s_pydra.segmentation import Model
 from l2s_pydra.steps import segment as module
+from l2s_pydra.steps import staged
+from l2s_pydra.steps.posterior import Prediction
 from l2s_pydra.steps.segment import segment
 
 GREY, WHITE = 3, 41
@@ -108,8 +112,10 @@ def test_mask_and_volumes(phantom, run):
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj), dseg > 0)
     assert mask.get_data_dtype() == np.uint8
     table = (result.tree / f"{STEM}_seg-tissue_desc-T1w_morph.tsv").read_text().splitlines()
-    assert table[0] == "index\tname\tvolume-mm3"
-    rows = [line.split("\t") for line in table[1:]]
+    header = ("index", "name", "volume-mm3", "soft-volume-mm3", "self-dice", "predicted-dice")
+    assert tuple(table[0].split("\t")) == header
+    *rows, inside = (line.split("\t") for line in table[1:])
+    assert inside[:3] == ["n/a", "intracranial", "n/a"]
     assert [row[:2] for row in rows] == [[str(GREY), "grey"], [str(WHITE), "white"]]
     for row, label in zip(rows, (GREY, WHITE), strict=True):
         expected = np.count_nonzero(dseg == label) * 0.8 * 0.9 * 1.1
@@ -118,6 +124,9 @@ def test_mask_and_volumes(phantom, run):
     assert float(rows[1][2]) == pytest.approx(ball, rel=0.1)
     soft = json.loads(result.summary.read_text())["volumes"][1]["soft_volume_mm3"]
     assert soft == pytest.approx(ball, rel=0.1)
+    assert float(rows[1][3]) == soft
+    assert 0.9 < float(rows[1][4]) <= 1
+    assert rows[1][5] == "n/a"
 
 
 def test_no_mask(phantom, run):
@@ -199,7 +208,7 @@ def test_predicts_once_and_loads_once(phantom, run, monkeypatch):
 
     monkeypatch.setattr(Model, "posteriors", counting("posteriors", Model.posteriors))
     monkeypatch.setattr(module, "load_image", counting("load", module.load_image))
-    monkeypatch.setattr(module, "save_labels", counting("save", module.save_labels))
+    monkeypatch.setattr(staged, "save_labels", counting("save", staged.save_labels))
     run(phantom(LIA)[0], probseg=True)
     assert sorted(calls) == ["load", "posteriors", "save", "save"]
 
@@ -214,7 +223,9 @@ def test_same_input_same_bytes(phantom, run, tmp_path):
 
 
 def warnings(result):
-    return " | ".join(json.loads(result.summary.read_text())["warnings"])
+    summary = json.loads(result.summary.read_text())
+    flags = [flag["text"] for flag in summary["flags"]]
+    return " | ".join([*summary["warnings"], *summary["header_warnings"], *flags])
 
 
 def modified(path, change):
@@ -234,7 +245,8 @@ def test_warns_of_what_a_person_should_look_at(phantom, run, tmp_path):
     # Bright voxels, too small for structures: two grey levels leave no white
     assert "not found: grey" in warnings(run(modified(path, lambda d: 100.0 * (truth == WHITE))))
     path, truth = phantom(LIA)
-    assert "edge" in warnings(run(modified(path, lambda d: np.roll(d, 12, axis=0))))
+    cut = warnings(run(modified(path, lambda d: np.roll(d, 10, axis=0))))
+    assert "grey, white: the field of view ends at x = -20 mm (left)" in cut
 
 
 def test_warns_of_a_head_where_the_model_knows_brains(make_model):
@@ -246,9 +258,12 @@ def test_warns_of_a_head_where_the_model_knows_brains(make_model):
     brain[:, 6:14, 6:14, 6:14] = np.array([0, 0.5, 0.5])[:, None, None, None]
     channels = np.zeros((20, 20, 20), dtype=np.int16)
     channels[6:14, 6:14, 6:14] = np.arange(8) % 3
-    assert any("skull" in doubt for doubt in module._doubts(loaded, working, brain, channels))
+    volume = Volume(data=working, affine=np.eye(4), header=None, path="a")
+    conform = Conform.to_grid(volume, 1.0)
+    found = Prediction(working=working, posterior=brain, conform=conform)
+    assert any("skull" in doubt for doubt in module._doubts(loaded, found, channels))
     working[brain[0] == 1] = 0
-    assert module._doubts(loaded, working, brain, channels) == []
+    assert module._doubts(loaded, found, channels) == []
 
 
 def test_nothing_found_is_a_warning(phantom, make_model, run):
@@ -355,12 +370,3 @@ def test_threads_are_given_back(phantom, run):
     before = torch.get_num_threads()
     run(phantom(LIA)[0], threads=before + 1)
     assert torch.get_num_threads() == before
-
-
-def test_image_without_background_is_no_cause_to_worry(make_model):
-    loaded = Model.load(make_model())
-    posterior = np.zeros((3, 4, 4, 4), dtype=np.float32)
-    posterior[1:] = 0.5
-    channels = np.resize(np.array([1, 2], dtype=np.int16), (4, 4, 4))
-    doubts = module._doubts(loaded, np.ones((4, 4, 4), dtype=np.float32), posterior, channels)
-    assert doubts == ["structures reach the edge of the image; parts may be cut off"]
