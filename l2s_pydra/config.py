@@ -204,6 +204,10 @@ class TrainingConfig:
     """Peak learning rate of phi."""
     schedule: str = attrs.field(default="cosine", validator=validators.in_(("cosine", "constant")))
     """Learning rate of phi over the steps."""
+    beta2: float = attrs.field(
+        default=0.99, validator=validators.and_(validators.ge(0), validators.lt(1))
+    )
+    """Decay of Adam's second moments (both kinds of Adam)."""
     weight_decay: float = attrs.field(default=0.0, validator=validators.ge(0))
     """L2 (sgd, adam) or decoupled (adamw) weight decay."""
     theta_learning_rate: float = attrs.field(default=3e-2, validator=positive)
@@ -244,9 +248,9 @@ class TrainingConfig:
     theta_trust: float | None = attrs.field(default=None, validator=validators.optional(positive))
     """Largest change of any entry of (unconstrained) theta in one step; longer steps are
     shortened."""
-    gradient_clip: float | None = attrs.field(default=None, validator=validators.optional(positive))
+    gradient_clip: float | None = attrs.field(default=1.0, validator=validators.optional(positive))
     """Largest norm of the segmenter's gradient; longer ones are scaled, and the hypergradient
-    takes this into account."""
+    takes this into account. Now and then a synthetic image has one twenty times the usual."""
     stop_after_skipped: int = attrs.field(default=25, validator=count)
     """Steps in a row without a finite loss and gradient (they are skipped) that end the run."""
     wide_share: float = attrs.field(default=0.7, validator=share)
@@ -442,6 +446,8 @@ def preset(name: str, *, ndim: int | None = None) -> LearnConfig:
             training__wide_share=0.0,
             training__learned_remap_share=0.0,
             training__precision="fp32",
+            training__gradient_clip=None,
+            training__beta2=0.999,
             training__estimator="exact",
             augmentation__name="noise_bias",
         )

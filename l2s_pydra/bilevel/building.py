@@ -17,9 +17,8 @@ def build_rule(training: TrainingConfig) -> updates.UpdateRule:
     """Return the update rule of the segmenter."""
     if training.optimizer == "sgd":
         return updates.sgd(momentum=0.9, weight_decay=training.weight_decay)
-    if training.optimizer == "adamw":
-        return updates.adamw(weight_decay=training.weight_decay)
-    return updates.adam(weight_decay=training.weight_decay)
+    adam = updates.adamw if training.optimizer == "adamw" else updates.adam
+    return adam(betas=(0.9, training.beta2), weight_decay=training.weight_decay)
 
 
 def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
