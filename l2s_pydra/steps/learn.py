@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from .parallel import launch, write_specification
 from .plan import plan_memory
 from .prepare import prepare
 from .priors import check_priors, fit_priors, write_priors
+from .progress import Progress
 from .schemes import Schemes, read_schemes
 from .staging import write_folder
 
@@ -192,7 +192,7 @@ def learn_shared(
     settings = LearnConfig.from_dict(config)
     first = processes is None or processes.first
     schemes = read_schemes(real_table, maps_table, label_mapping)
-    show = _Progress(settings, enabled=progress and first, title=title)
+    show = Progress(settings, enabled=progress and first, title=title)
     with computing_on(device, threads) as chosen:
         data, facts = prepare(
             images=images,
@@ -250,7 +250,7 @@ def learn_shared(
         )
 
 
-def _told(show: "_Progress", trainer: "Trainer", ending: Ending, row: Mapping[str, Any]) -> None:
+def _told(show: Progress, trainer: "Trainer", ending: Ending, row: Mapping[str, Any]) -> None:
     """Show a step; if the process is asked to end, keep what was done first."""
     show.training(row)
     if ending.pending:
@@ -264,72 +264,6 @@ def _checkpoint(folder: Path | None) -> Path | None:
         return None
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder) / "training.safetensors"
-
-
-class _Progress:
-    """A bar on a terminal, log lines elsewhere and where trainings with titles run together."""
-
-    def __init__(self, config: LearnConfig, *, enabled: bool, title: str | None = None) -> None:
-        import sys
-
-        self.enabled, self.steps = enabled, config.training.steps
-        self.bar: Any = None
-        self.terminal = enabled and title is None and sys.stderr.isatty()
-        self.prefix = f"{title}: " if title else ""
-        self.started = time.monotonic()
-        self.first_step: float | None = None
-        self.reported = 0.0
-
-    def reading(self, what: str, done: int, total: int) -> None:
-        if self.enabled and done % 5 == 0:
-            logger.info("%s%s: %d of %d", self.prefix, what, done, total)
-
-    def training(self, row: Mapping[str, Any]) -> None:
-        if not self.enabled:
-            return
-        step = row["step"]
-        if self.first_step is None:
-            self.first_step, self.started = step - 1, time.monotonic()
-        if self.terminal:
-            self._draw(row)
-            return
-        now = time.monotonic()
-        if "validation_dice" in row or now - self.reported > 60:
-            self.reported = now
-            done = step - self.first_step
-            left = (now - self.started) / done * (self.steps - step)
-            dice = max(row["best_dice"], 0.0)
-            logger.info(
-                "%sstep %d of %d, loss %.3f, best validation Dice %.3f, %s, about %.0f min left",
-                self.prefix,
-                step,
-                self.steps,
-                row["synthetic_loss"],
-                dice,
-                _theta_in_words(row["theta"]),
-                left / 60,
-            )
-
-    def _draw(self, row: Mapping[str, Any]) -> None:
-        from tqdm import tqdm
-
-        if self.bar is None:
-            self.bar = tqdm(total=self.steps, initial=int(row["step"]) - 1, unit="step")
-        self.bar.set_postfix_str(
-            f"loss {row['synthetic_loss']:.3f}, Dice {max(row['best_dice'], 0.0):.3f}, "
-            f"{_theta_in_words(row['theta'])}",
-            refresh=False,
-        )
-        self.bar.update()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _theta_in_words(theta: Mapping[str, float]) -> str:
-    short = [(k, v) for k, v in theta.items() if "/" not in k][:4]
-    return "theta " + " ".join(f"{k} {v:.3f}" for k, v in short) if short else "no theta"
 
 
 def _write_model(

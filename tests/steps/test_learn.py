@@ -15,8 +15,8 @@ from l2s_pydra.errors import ConfigError, DatasetError, GridMismatchError, L2SEr
 from l2s_pydra.images import load_image
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.segmentation import Model
-from l2s_pydra.steps import learn as module
 from l2s_pydra.steps.learn import learn
+from l2s_pydra.steps.progress import Progress
 
 STEPS = 4
 FILES = {
@@ -188,7 +188,7 @@ def test_an_interrupted_training_goes_on(inputs, tmp_path, monkeypatch):
         if told == [1, 2, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module._Progress, "training", stop)
+    monkeypatch.setattr(Progress, "training", stop)
     again = inputs(out_dir=tmp_path / "again", checkpoint_dir=checkpoints)
     with pytest.raises(KeyboardInterrupt):
         learn(**again)

@@ -10,10 +10,10 @@ from l2s_pydra.bilevel.checkpoints import Checkpoints
 from l2s_pydra.bilevel.training import TrainingData
 from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import ConfigError
-from l2s_pydra.steps import learn as learn_module
 from l2s_pydra.steps import plan as module
 from l2s_pydra.steps.learn import learn
 from l2s_pydra.steps.plan import plan_memory
+from l2s_pydra.steps.progress import Progress
 from l2s_pydra.synthesis import GenerationLabels, Synthesizer
 
 CLASSES = 3
@@ -178,7 +178,7 @@ def test_a_resumed_run_keeps_its_crops(plan, tmp_path, inputs, config, monkeypat
 
     given = inputs(config=chosen, checkpoint_dir=state)
     with monkeypatch.context() as patch:
-        patch.setattr(learn_module._Progress, "training", stop)
+        patch.setattr(Progress, "training", stop)
         with pytest.raises(KeyboardInterrupt):
             learn(**given)
     (change,) = Checkpoints(state / "training.safetensors").load().memory

@@ -17,6 +17,7 @@ from l2s_pydra.segmentation import Model
 from l2s_pydra.steps import learn as module
 from l2s_pydra.steps import staging
 from l2s_pydra.steps.learn import learn
+from l2s_pydra.steps.progress import Progress
 from l2s_pydra.steps.staging import write_folder
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -63,12 +64,13 @@ CODE = """
 import json, sys
 from pathlib import Path
 from l2s_pydra.steps import parallel
-from l2s_pydra.steps.learn import learn, _Progress
+from l2s_pydra.steps.learn import learn
+from l2s_pydra.steps.progress import Progress
 
 def told(self, row):
     print("step", int(row["step"]), flush=True)
 
-_Progress.training = told
+Progress.training = told
 given = parallel._read(Path(sys.argv[1]))
 learn(**given)
 """
@@ -117,7 +119,7 @@ def test_a_model_that_cannot_be_written_is_told_with_its_size(inputs, tmp_path, 
     assert "goes on from its last checkpoint" in message
     assert list(out.iterdir()) == []
     # Nothing is trained again.
-    monkeypatch.setattr(module._Progress, "training", lambda self, row: pytest.fail("trained"))
+    monkeypatch.setattr(Progress, "training", lambda self, row: pytest.fail("trained"))
     assert Model.load(learn(**given))
 
 
