@@ -26,6 +26,7 @@ __all__ = ["open_image", "read_voxels"]
 Array = npt.NDArray[Any]
 
 _SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+_FREESURFER = (".mgz", ".mgh")
 _COMPRESSED = (".gz", ".mgz")
 _UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, struct.error, zlib.error)
 _CHUNK_BYTES = 2**24
@@ -56,7 +57,7 @@ def open_image(path: Path) -> tuple[Any, list[str]]:
     told: list[str] = []
     try:
         with _listening(told):
-            image: Any = nb.load(path, mmap=False)
+            image = _opened(path, told)
     # Whatever a parser says of bytes that are not what it expects, the file is to blame
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -71,11 +72,6 @@ def open_image(path: Path) -> tuple[Any, list[str]]:
             "convert it to a greyscale image of real numbers"
         )
     _check_length(image, path)
-    if isinstance(image, nb.MGHImage) and not _says_orientation(path):
-        told.append(
-            "its orientation is not set (goodRASFlag); assumed FreeSurfer's coronal axes (LIA) "
-            "and voxels of 1 mm"
-        )
     return image, told
 
 
@@ -123,6 +119,20 @@ def read_voxels(image: Any, path: Path, dtype: npt.DTypeLike | None = None) -> A
     return np.reshape(np.empty(0) if voxels is None else voxels, shape, order="F")
 
 
+def _opened(path: Path, told: list[str]) -> Any:
+    if not path.name.lower().endswith(_FREESURFER):
+        return nb.load(path, mmap=False)
+    # By its name, nibabel would leave the file open
+    with _content(path) as file:
+        if not any(file.read(_RAS_FLAG.stop)[_RAS_FLAG]):
+            told.append(
+                "its orientation is not set (goodRASFlag); assumed FreeSurfer's coronal axes (LIA) "
+                "and voxels of 1 mm"
+            )
+        file.seek(0)
+        return nb.MGHImage.from_stream(file)
+
+
 def _check_file(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise ImageError(f"{path}: links to content that is not here; fetch it (datalad get)")
@@ -156,7 +166,11 @@ def _listening(told: list[str]) -> Iterator[None]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
-        told.extend(f"its header is odd: {' '.join(str(w.message).split())}" for w in caught)
+        told.extend(
+            f"its header is odd: {' '.join(str(w.message).split())}"
+            for w in caught
+            if issubclass(w.category, UserWarning)
+        )
     finally:
         logger.removeFilter(keep)
 
@@ -182,11 +196,6 @@ def _content(path: Path) -> Iterator[Any]:
             return
         with gzip.open(stored) as file:
             yield file
-
-
-def _says_orientation(path: Path) -> bool:
-    with _content(path) as file:
-        return any(file.read(_RAS_FLAG.stop)[_RAS_FLAG])
 
 
 def _skip(file: Any, count: int) -> None:
