@@ -35,7 +35,9 @@ _DEFLATE_RATIO = 1032
 _MOST_BEHIND = 2**28
 """Bytes behind the voxels that are read for the checksum; FreeSurfer keeps notes there."""
 _RAS_FLAG = slice(28, 30)
-"""goodRASFlag in the header of .mgh: without it nibabel fills in the orientation."""
+"""goodRASFlag in the header of .mgh."""
+_CORONAL = ((-1, 0, 0), (0, 0, -1), (0, 1, 0))
+"""Directions of the axes without that flag, as FreeSurfer has them; nibabel's are turned."""
 
 
 def open_image(path: Path) -> tuple[Any, list[str]]:
@@ -124,13 +126,17 @@ def _opened(path: Path, told: list[str]) -> Any:
         return nb.load(path, mmap=False)
     # By its name, nibabel would leave the file open
     with _content(path) as file:
-        if not any(file.read(_RAS_FLAG.stop)[_RAS_FLAG]):
-            told.append(
-                "its orientation is not set (goodRASFlag); assumed FreeSurfer's coronal axes (LIA) "
-                "and voxels of 1 mm"
-            )
+        oriented = any(file.read(_RAS_FLAG.stop)[_RAS_FLAG])
         file.seek(0)
-        return nb.MGHImage.from_stream(file)
+        image: Any = nb.MGHImage.from_stream(file)
+    if oriented:
+        return image
+    told.append(
+        "its orientation is not set (goodRASFlag); assumed FreeSurfer's coronal axes (LIA) and "
+        "voxels of 1 mm"
+    )
+    image.header["Mdc"] = _CORONAL
+    return type(image)(image.dataobj, image.header.get_affine(), image.header)
 
 
 def _check_file(path: Path) -> None:
