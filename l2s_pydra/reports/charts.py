@@ -9,10 +9,16 @@ __all__ = ["strip"]
 
 _WIDTH, _HEIGHT, _PAD = 400, 30, 6
 _MOST_DOTS = 300
-_BLUE, _INK, _BOX = "#0072b2", "#1b1f24", "#dfe8ef"
+_BLUE, _INK, _BOX, _ORANGE = "#0072b2", "#1b1f24", "#dfe8ef", "#e69f00"
+_MARK = 8
 
 
-def strip(points: Sequence[tuple[str, float]], *, limits: tuple[float, float] | None = None) -> str:
+def strip(
+    points: Sequence[tuple[str, float]],
+    *,
+    limits: tuple[float, float] | None = None,
+    mark: float | None = None,
+) -> str:
     """Draw values as dots on a line, with their quartiles as a box and their median.
 
     Parameters
@@ -21,7 +27,9 @@ def strip(points: Sequence[tuple[str, float]], *, limits: tuple[float, float] | 
         Name and value; the name shows when the dot is pointed at. Of more than 300 points only
         those outside the box are drawn.
     limits : (float, float), optional
-        Values at the left and right end; those of the data by default.
+        Values at the left and right end; those of the data, and of the mark, by default.
+    mark : float, optional
+        Value to point out by a diamond.
 
     Returns
     -------
@@ -31,7 +39,8 @@ def strip(points: Sequence[tuple[str, float]], *, limits: tuple[float, float] | 
     if not points:
         return ""
     values = np.array([value for _, value in points])
-    low, high = limits or (float(values.min()), float(values.max()))
+    ends = values if mark is None else np.append(values, mark)
+    low, high = limits or (float(ends.min()), float(ends.max()))
     first, median, third = (float(v) for v in np.percentile(values, (25, 50, 75)))
 
     def x(value: float) -> float:
@@ -52,6 +61,14 @@ def strip(points: Sequence[tuple[str, float]], *, limits: tuple[float, float] | 
     described = (
         f"{len(points)} values, median {median:.4g}, middle half from {first:.4g} to {third:.4g}"
     )
+    if mark is not None:
+        center = max(_MARK, min(_WIDTH - _MARK, x(mark)))
+        shape = f"{center},{middle - _MARK} {center + _MARK},{middle} {center},{middle + _MARK} "
+        parts.append(
+            f'<polygon points="{shape}{center - _MARK},{middle}" fill="{_ORANGE}" '
+            f'stroke="{_INK}" stroke-width="1.5"/>'
+        )
+        described += f"; this one {mark:.4g}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{described}">{"".join(parts)}</svg>'

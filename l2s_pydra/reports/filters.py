@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -52,8 +52,27 @@ def _volume_rows(image: ImageSummary) -> list[dict[str, Any]]:
     ]
 
 
+def _flagged(image: ImageSummary) -> set[str]:
+    """Names of the structures that a flag is about."""
+    return {name for flag in image.get("flags", ()) for name in flag["structures"]}
+
+
 def _sum_warnings(images: Sequence[ImageSummary]) -> int:
-    return sum(len(image["warnings"]) for image in images)
+    """Count what a reader should look at: warnings, of the header too, and flags."""
+    return sum(
+        len(image["warnings"]) + len(image.get("header_warnings", ())) + len(image.get("flags", ()))
+        for image in images
+    )
+
+
+def _expected(row: Mapping[str, Any], calibrated: bool) -> str:
+    """Score of a structure with two decimals.
+
+    >>> _expected({"predicted_dice": 0.8149, "self_dice": 0.9}, True)
+    '0.81'
+    """
+    value = row.get("predicted_dice" if calibrated else "self_dice")
+    return "n/a" if value is None else f"{value:.2f}"
 
 
 def _ml(volume_mm3: float) -> str:
@@ -105,6 +124,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "command": shlex.join,
     "digits": _digits,
     "duration": _duration,
+    "expected": _expected,
+    "flagged": _flagged,
     "link": _link,
     "ml": _ml,
     "plain": _plain,
@@ -112,6 +133,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "pretty": lambda values: json.dumps(values, indent=2, ensure_ascii=False, default=str),
     "score": _score,
     "spacing": _spacing,
+    "spaced": lambda text: re.sub(r"(?<=\w)_(?=\w)", " ", text),
     "sum_warnings": _sum_warnings,
     "title": _title,
     "total": _total,

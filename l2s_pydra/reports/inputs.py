@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 __all__ = [
     "Failure",
     "Figure",
+    "FlagRow",
     "ImageSummary",
     "Link",
     "ModelReference",
@@ -50,8 +51,25 @@ class VolumeRow(TypedDict):
     """Name of the structure."""
     volume_mm3: float
     """Volume."""
+    soft_volume_mm3: NotRequired[float]
+    """Sum of the posteriors times the volume of a voxel."""
+    self_dice: NotRequired[float | None]
+    """Agreement of the posterior with the label map; None where the structure was not found."""
+    predicted_dice: NotRequired[float | None]
+    """Dice that is to be expected; None if the model holds no calibration."""
     color: NotRequired[str | None]
     """``#rrggbb`` of the structure in the figure."""
+
+
+class FlagRow(TypedDict):
+    """A remark on the quality of a segmentation."""
+
+    kind: str
+    """``field of view``, ``score``, ``asymmetry`` or ``group``."""
+    structures: Sequence[str]
+    """Names of the structures it is about."""
+    text: str
+    """The remark."""
 
 
 class ModelReference(TypedDict):
@@ -84,6 +102,20 @@ class ImageSummary(TypedDict):
     """One a structure, without the background."""
     warnings: Sequence[str]
     """What a reader should know of this image, one line each."""
+    header_warnings: NotRequired[Sequence[str]]
+    """What is odd about the file, one line each."""
+    flags: NotRequired[Sequence[FlagRow]]
+    """Remarks on the quality."""
+    segmentation: NotRequired[str]
+    """Value of the ``seg`` entity of the outputs."""
+    intracranial: NotRequired[Mapping[str, Any]]
+    """``volume_mm3``, ``soft_volume_mm3`` (None if not defined), ``structures``, ``reason``."""
+    removed: NotRequired[Sequence[Mapping[str, Any]]]
+    """``Name``, ``Pieces``, ``Voxels`` and ``VolumeMm3`` of what was taken from structures."""
+    calibration: NotRequired[Mapping[str, Any]]
+    """``images`` and ``error`` of the fit behind the predicted Dice; None without one."""
+    run: NotRequired[str]
+    """Identifier of the run that made it."""
     model: ModelReference
     """The model that was used."""
     shape: Sequence[int]

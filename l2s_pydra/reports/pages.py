@@ -10,8 +10,16 @@ from typing import Any
 
 from .. import __version__
 from .filters import FILTERS
+from .group_range import Group, group_flags, group_name, group_ranges
 from .inputs import Failure, Figure, ImageSummary, Link, ModelReference, ModelSummary, Sheet
-from .statistics import THRESHOLD, ImageValue, distributions, matrix, unusual_values
+from .statistics import (
+    THRESHOLD,
+    ImageValue,
+    distributions,
+    matrix,
+    mean_over_images,
+    unusual_values,
+)
 
 __all__ = ["group_page", "model_page", "participant_page", "preview_page", "write_page"]
 
@@ -38,14 +46,32 @@ _GLOSSARY = {
 }
 
 
+_ROLES = {
+    "test": ("tested", "Participants kept for testing: no training saw them."),
+    "none": ("not in training", "Participants that had no part in the training of the model."),
+    "n/a": (
+        "role not known",
+        "It is not known whether the model learned from these participants.",
+    ),
+    "validate": (
+        "validation",
+        "Their labels chose the weights that were kept: these values are somewhat too good.",
+    ),
+    "learn": ("learning", "The model learned from their labels: these values are too good."),
+}
+"""Part of a participant in the training: name, and what it means for the overlap."""
+
+
 def participant_page(
     participant: str,
     images: Sequence[ImageSummary],
     out_path: str | Path,
     *,
     run: Mapping[str, Any],
+    earlier: Sequence[Mapping[str, Any]] = (),
     failures: Sequence[Failure] = (),
     links: Sequence[Link] = (),
+    groups: Mapping[str, Group] | None = None,
 ) -> Path:
     """Write the page of a participant: figures, volumes, warnings, failures, what was run.
 
@@ -60,10 +86,15 @@ def participant_page(
     run : mapping
         Record of the run (``run``, ``software``, ``command``, ``settings``), as
         ``l2s_pydra.toml`` holds it; may be empty.
+    earlier : sequence of mappings
+        Records of the runs that made images which ``run`` did not.
     failures : sequence of Failure
         Images that could not be segmented.
     links : sequence of Link
         Further pages and files.
+    groups : mapping, optional
+        Volumes of the group (:func:`~l2s_pydra.reports.group_range.index_group`) by the ``seg``
+        entity of the images.
 
     Returns
     -------
@@ -71,8 +102,26 @@ def participant_page(
         ``out_path``.
     """
     models = {image["model"]["name"]: image["model"] for image in images}
-    values = {"participant": participant, "images": images, "models": list(models.values())}
+    shown: list[dict[str, Any]] = []
+    for image in images:
+        group = (groups or {}).get(image.get("segmentation", ""))
+        name, before = group_name(image), [other["name"] for other in shown]
+        anchor = f"{name}-{before.count(name) + 1}" if name in before else name
+        shown.append({**_in_group(image, group), "name": name, "anchor": anchor})
+    values = {
+        "participant": participant,
+        "images": shown,
+        "models": list(models.values()),
+        "runs": [run, *earlier],
+    }
     return write_page(out_path, "participant.html", {**values, **_shared(run, failures, links)})
+
+
+def _in_group(image: ImageSummary, group: Group | None) -> dict[str, Any]:
+    """Image with the place of its volumes in the group, if there is one."""
+    ranges = group_ranges(image, group) if group else {}
+    flags = [*image.get("flags", ()), *(group_flags(image, group) if group else ())]
+    return {**image, "flags": flags, "group": ranges}
 
 
 def group_page(
@@ -80,6 +129,8 @@ def group_page(
     out_path: str | Path,
     *,
     dice: Sequence[ImageValue] = (),
+    roles: Mapping[str, str] | None = None,
+    flags: Sequence[Mapping[str, str]] = (),
     failures: Sequence[Failure] = (),
     pages: Mapping[str, str] | None = None,
     models: Sequence[ModelReference] = (),
@@ -97,6 +148,12 @@ def group_page(
     dice : sequence of ImageValue
         Dice of each structure of each image that has a reference; NaN where the structure is
         absent in both.
+    roles : mapping, optional
+        What each participant was to the model: ``learn``, ``validate``, ``test``, ``none`` (no
+        part in the training) or ``n/a`` (not known, the default). Dice of different roles are not
+        averaged together.
+    flags : sequence of mappings
+        ``name`` of an image and ``text`` of a remark on it.
     failures : sequence of Failure
         Images that could not be segmented.
     pages : mapping, optional
@@ -116,23 +173,41 @@ def group_page(
     unusual = unusual_values(volumes)
     names = {value.name: value.participant for value in volumes}
     far = {(row.name, row.label): f"{row.deviations:+.1f} deviations" for row in unusual}
-    overlap = matrix(dice, decimals=3, with_mean=True)
-    means = [row["cells"][0]["value"] for row in overlap["rows"]]
-    measured = [float(mean) for mean in means if mean != ""]
     values = {
         "counts": {"images": len(names), "participants": len(set(names.values()))},
         "unusual": unusual,
         "threshold": THRESHOLD,
         "volumes": distributions(volumes, scale=1e-3),
         "volume_table": matrix(volumes, scale=1e-3, decimals=2, far=far),
-        "dice": distributions(dice, limits=(0.0, 1.0), decimals=3),
-        "dice_table": overlap,
-        "dice_images": len(measured),
-        "mean_dice": f"{sum(measured) / len(measured):.3f}" if measured else "n/a",
+        "dice": _dice_by_role(dice, roles or {}),
+        "dice_table": matrix(dice, decimals=3, with_mean=True),
+        "roles": {name: (roles or {}).get(who, "n/a") for name, who in names.items()},
+        "flags": flags,
         "pages": pages or {who: f"{who}.html" for who in names.values()},
         "models": models,
     }
     return write_page(out_path, "group.html", {**values, **_shared(run or {}, failures, links)})
+
+
+def _dice_by_role(dice: Sequence[ImageValue], roles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Summarise the overlap of those who had the same part in the training, the fairest first."""
+    found = []
+    for role, (title, explanation) in _ROLES.items():
+        values = [value for value in dice if roles.get(value.participant, "n/a") == role]
+        if not values:
+            continue
+        mean, images = mean_over_images(values)
+        found.append(
+            {
+                "role": role,
+                "title": title,
+                "explanation": explanation,
+                "images": images,
+                "mean": f"{mean:.3f}" if images else "n/a",
+                "rows": distributions(values, limits=(0.0, 1.0), decimals=3),
+            }
+        )
+    return found
 
 
 def model_page(

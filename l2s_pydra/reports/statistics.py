@@ -1,7 +1,7 @@
 """Values of many images, arranged for the page of a group."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -9,7 +9,15 @@ import numpy as np
 
 from .charts import strip
 
-__all__ = ["THRESHOLD", "ImageValue", "Unusual", "distributions", "matrix", "unusual_values"]
+__all__ = [
+    "THRESHOLD",
+    "ImageValue",
+    "Unusual",
+    "distributions",
+    "matrix",
+    "mean_over_images",
+    "unusual_values",
+]
 
 THRESHOLD = 3.5
 """Robust standard deviations beyond which a value is unusual."""
@@ -34,6 +42,11 @@ class ImageValue:
         """First part of the name, ``sub-<label>``."""
         return self.name.split("_")[0]
 
+    @property
+    def contrast(self) -> str:
+        """Last part of the name, such as ``T1w``."""
+        return self.name.rpartition("_")[2]
+
 
 @attrs.frozen
 class Unusual:
@@ -56,6 +69,8 @@ class Unusual:
 def unusual_values(values: Sequence[ImageValue]) -> list[Unusual]:
     """Find values more than 3.5 robust standard deviations from the median of their structure.
 
+    Images of different contrasts are not compared with one another.
+
     The robust standard deviation is 1.4826 times the median absolute deviation (Iglewicz and
     Hoaglin, How to Detect and Handle Outliers, 1993). Fewer than five images are not judged.
 
@@ -70,7 +85,7 @@ def unusual_values(values: Sequence[ImageValue]) -> list[Unusual]:
         The farthest first.
     """
     found = []
-    for label, group in _by_label(values).items():
+    for label, group in _by_label_and_contrast(values):
         numbers = np.array([value.value for value in group])
         median = float(np.median(numbers)) if len(numbers) else math.nan
         spread = _MAD_TO_SD * float(np.median(np.abs(numbers - median))) if len(numbers) else 0.0
@@ -182,10 +197,32 @@ def matrix(
     return {"labels": ["mean", *labels] if with_mean else labels, "rows": rows}
 
 
+def mean_over_images(values: Sequence[ImageValue]) -> tuple[float, int]:
+    """Mean over images of the mean over structures, and the number of images that have one.
+
+    >>> mean_over_images([ImageValue("a", "x", 0.8), ImageValue("a", "y", 0.6)])
+    (0.7, 1)
+    """
+    by_image: dict[str, list[float]] = {}
+    for value in values:
+        if math.isfinite(value.value):
+            by_image.setdefault(value.name, []).append(value.value)
+    means = [sum(numbers) / len(numbers) for numbers in by_image.values()]
+    return (sum(means) / len(means) if means else math.nan), len(means)
+
+
 def _cell(number: float, decimals: int, remark: str | None) -> dict[str, Any]:
     if not math.isfinite(number):
         return {"value": "", "text": "n/a", "far": remark}
     return {"value": f"{number:.6g}", "text": f"{number:.{decimals}f}", "far": remark}
+
+
+def _by_label_and_contrast(
+    values: Sequence[ImageValue],
+) -> Iterator[tuple[str, list[ImageValue]]]:
+    for label, group in _by_label(values).items():
+        for contrast in dict.fromkeys(value.contrast for value in group):
+            yield label, [value for value in group if value.contrast == contrast]
 
 
 def _by_label(values: Sequence[ImageValue]) -> dict[str, list[ImageValue]]:

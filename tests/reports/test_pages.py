@@ -48,9 +48,9 @@ def test_participant_page_says_it_all(tmp_path, read_page):
     assert page.images[0]["src"] == an_image()["figure"]
     for text in (
         "T1w, session a",
-        "Warnings cut off",
+        "To look at cut off",
         "1 image failed sub-01/x.nii: truncated; copy it again",
-        "white matter 1 300.0 75.0 %",
+        "white matter 1 300.0 n/a 75.0 %",
         "All structures 400.0",
         "l2s-pydra '<bids_dir>' out participant",
         "10 × 11 × 12 voxels of 1 × 1 × 1.2 mm",
@@ -111,10 +111,10 @@ def test_group_page_shows_values_and_what_is_unusual(tmp_path, read_page):
         )
     )
     assert "Participants 6 Images 6 Failed 1 Unusual volumes 1" in page.words
-    assert "Mean Dice (1 image) 0.800" in page.words
+    assert "Mean Dice, role not known (1 image) 0.800" in page.words
     assert "sub-00_T1w stem 50.0 10.2" in page.words
     assert "n/a" in page.words
-    assert "sub-05.html" in page.links
+    assert "sub-05.html#sub-05_T1w" in page.links
     assert page.source.count("<svg") == 3
     assert "aria-sort" in page.source
 
@@ -127,8 +127,8 @@ def test_group_page_of_nothing(tmp_path, read_page):
 def test_pages_of_a_group_may_lie_elsewhere(tmp_path, read_page):
     pages = {"sub-00": "reports/sub-00.html"}
     page = read_page(group_page(group_values(), tmp_path / "group.html", pages=pages))
-    assert "reports/sub-00.html" in page.links
-    assert "sub-01.html" not in page.links
+    assert "reports/sub-00.html#sub-00_T1w" in page.links
+    assert not [link for link in page.links if link.startswith("sub-01.html")]
 
 
 def a_model(**changes):

@@ -84,8 +84,8 @@ def test_group_report_reads_the_tables(tmp_path):
     )
     text = report_group(volumes=volumes, dice=dice, out_file=tmp_path / "group.html").read_text()
     assert "3.00 ± 1.41" in text
-    assert "Mean Dice (1 image)" in text
-    assert 'href="sub-02.html"' in text
+    assert "Mean Dice, role not known (1 image)" in text
+    assert 'href="sub-02.html#sub-02_T1w"' in text
     volumes.write_text("name\tlabel\n")
     with pytest.raises(DatasetError, match=r"morph\.tsv: table lacks the column 'volume_mm3'"):
         report_group(volumes=volumes, out_file=tmp_path / "group.html")
