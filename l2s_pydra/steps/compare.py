@@ -34,6 +34,8 @@ _RUNS = (
     "steps",
     "hypergradient_steps",
     "seconds",
+    "threads",
+    "device",
     "status",
     "reason",
     "model_dir",
@@ -197,6 +199,7 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
         row["seconds"] = _cell(config["seconds"])
         row["steps"] = training[-1]["step"]
         row["hypergradient_steps"] = _hypergradient_steps(run)
+        row |= {name: str(config.get(name, _NONE)) for name in ("threads", "device")}
     except (OSError, ValueError, KeyError, IndexError) as error:
         # What was assessed counts all the same.
         logger.warning("%s: is no model of a training (%s); learn it again", run.model, error)
@@ -354,6 +357,8 @@ _DESCRIPTIONS = {
     "steps": "Steps that were done",
     "hypergradient_steps": "Steps of the learned values of the synthesis; n/a where none are learned",
     "seconds": "Time of the training",
+    "threads": "CPU threads of the training; of each of its processes, where several shared it",
+    "device": "What the networks were computed on: cpu, or a GPU",
     "status": "done, or failed",
     "reason": "Why a run failed, which images could not be assessed, or why an image could not",
     "model_dir": "Folder of the model, relative to the root of the data set",

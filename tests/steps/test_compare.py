@@ -45,6 +45,7 @@ def make_runs(tmp_path):
                 folder = tmp_path / f"{mode}{seed}"
                 folder.mkdir()
                 config = {"name": folder.name, "best_dice": 0.5, "seconds": 12.3}
+                config |= {"threads": 4, "device": "cuda:0"}
                 (folder / "config.json").write_text(json.dumps(config))
                 (folder / "training.tsv").write_text("step\tseconds\n1\t2\n60\t12\n")
                 dice = {"sub-01": DICE[mode][0] + seed / 100, "sub-02": DICE[mode][1] + seed / 100}
@@ -83,10 +84,22 @@ def test_runs_say_what_they_cost_and_gave(make_runs, tmp_path):
         "steps": "60",
         "hypergradient_steps": "n/a",
         "seconds": "12.3",
+        "threads": "4",
+        "device": "cuda:0",
         "status": "done",
         "reason": "n/a",
         "model_dir": "models/model-synthseg0",
     }
+
+
+def test_where_a_run_was_trained_may_not_be_known(make_runs, tmp_path):
+    (run,) = make_runs(["synthseg"], [0])
+    path = run.model / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: config[key] for key in ("name", "best_dice", "seconds")}))
+    write_tables([run], tmp_path / "out", baseline="synthseg")
+    (row,) = read(tmp_path / "out" / "runs.tsv")
+    assert (row["threads"], row["device"], row["steps"]) == ("n/a", "n/a", "60")
 
 
 def test_failed_runs_are_in_the_table(make_runs, tmp_path):
