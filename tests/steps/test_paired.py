@@ -221,6 +221,11 @@ def test_folds_of_one_seed_are_one_seed():
     found = row(summarise(values, modes=["synthseg"], baseline="synthseg"), "synthseg")
     assert (found["mean"], found["n_seeds"]) == (pytest.approx(0.6), 1)
     assert math.isnan(found["sd_seeds"])
+    # Another seed, with its folds: 0.5 and 0.9, so that seeds are 0.6 and 0.7.
+    values += [value("synthseg", "1", who, "grey", dice) for who, dice in (("a", 0.5), ("b", 0.9))]
+    found = row(summarise(values, modes=["synthseg"], baseline="synthseg"), "synthseg")
+    assert (found["mean"], found["n_seeds"]) == (pytest.approx(0.65), 2)
+    assert found["sd_seeds"] == pytest.approx(0.1 / math.sqrt(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

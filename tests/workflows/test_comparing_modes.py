@@ -46,6 +46,7 @@ def test_every_run_has_a_model_and_a_row(compared):
     for row in runs:
         assert (row["status"], row["steps"]) == ("done", "4")
         config = json.loads((compared.output / row["model_dir"] / "config.json").read_text())
+        assert (row["threads"], row["device"]) == (str(config["threads"]), config["device"])
         training = config["learn"]["training"]
         assert (training["mode"], str(training["seed"])) == (row["mode"], row["seed"])
         assert (compared.output / row["model_dir"] / "report.html").is_file()
@@ -193,6 +194,19 @@ def test_one_failed_run_of_a_cross_validation_stops_no_other(planned, app, phant
     assert run.code == 0, run.said
     assert "5 of 6 run(s) were done before" in run.said
     assert {r["status"] for r in rows(run.output / "comparison" / "runs.tsv")} == {"done"}
+
+
+def test_folds_are_no_seeds(planned, phantom):
+    """What was learned differs between folds for the participants, not only for the seeds."""
+    learned = {"average": {"sigma": 0.1}}
+    arguments = ("learn", "--compare", "learn2synth", "synthseg", "--seeds", "2")
+    for folds, expected in ((("--folds", "3"), []), ((), [learned] * 2)):
+        session, found = planned(phantom, *arguments, *folds)
+        model = session.path("comparison")
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "theta.json").write_text(json.dumps(learned))
+        runs = [attrs.evolve(run.compared, model=model) for run in found.runs]
+        assert comparing_modes._facts(session, found, runs)["theta"] == expected
 
 
 def test_without_test_participants_those_who_validate_judge(planned, phantom):
