@@ -1,22 +1,119 @@
 """From an image on the working grid to posteriors, whole or in tiles."""
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError, ShapeError
 from ..normalisation import normalise
+from .planning import Plan, easier, plan_prediction
+from .posterior import Posterior
 from .segmenter import Segmenter
+from .slabs import SlabForward
+from .tiles import Span
+from .views import View, views
 
-__all__ = ["predict_posteriors"]
+__all__ = ["MOST_VOXELS", "predict", "predict_posteriors"]
 
 MOST_VOXELS = 6_000_000
-_TILE = 128
-_OVERLAP = 16
 _MARGIN = 12
 _BLACK = 0.02
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""Of errors that have no class of their own."""
+
+_log = logging.getLogger(__name__)
+_Piece = tuple[tuple[int, int, int], Tensor]
+"""First voxel of a part of the volume, and its posteriors (K, x, y, z)."""
+
+
+def predict(
+    segmenter: Segmenter,
+    image: Tensor,
+    *,
+    opposite: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    draws: int = 1,
+    seed: int = 0,
+    tiles: str | int | None = "auto",
+    memory_mb: float | None = None,
+    most_voxels: int | None = None,
+) -> Posterior:
+    """Posterior of each class, in the box of an image that is not black.
+
+    The image is normalised; what lies outside the box of its non-black voxels (and a margin) is
+    background. The network runs in slabs (:class:`~l2s_pydra.segmentation.slabs.SlabForward`) over
+    the whole box, or over overlapping tiles whose posteriors are added with Gaussian weights. The
+    peak of the memory is predicted from shapes, and tiles are chosen by it; where a device runs out
+    of memory all the same, tiles become smaller, and at last the CPU takes over. The result is a
+    function of the arguments and the number of threads.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        The network; its weights are copied to ``device``. A 2-D segmenter goes through the slices
+        along the last axis.
+    image : (X, Y, Z) float tensor
+        On the working grid, RAS orientation.
+    opposite : sequence of int, optional
+        Channel on the other side of the body; if given, the posteriors of the image and of its
+        left-right mirror image are averaged.
+    device : torch.device or str
+        Where to compute.
+    precision : str, default="fp32"
+        ``bf16`` where the device computes with it, else full precision.
+    draws : int, default=1
+        Average over this many draws: the image as it is, and others with another contrast (gamma),
+        noise, and shifted by up to three voxels.
+    seed : int, default=0
+        Of the draws.
+    tiles : "auto", int or None, default="auto"
+        ``auto`` is the whole box where it fits, else the tiles that fit and have least to compute;
+        a number the largest side of a tile, voxels; None the whole box at any price.
+    memory_mb : float, optional
+        Memory that the prediction may take beside the segmenter and the image, 1e6 bytes: on a GPU
+        of its memory, else of that of the process. By default
+        :data:`~l2s_pydra.segmentation.planning.MEMORY_MB`.
+    most_voxels : int, optional
+        Largest tile, voxels; instead of ``memory_mb``.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ShapeError
+        If the image is not 3-D.
+    ConfigError
+        If there are no draws, or ``tiles`` or the memory is out of range.
+    """
+    _check(image, draws)
+    chosen = torch.device(device)
+    normalised = normalise(image[None, None].float())[0, 0]
+    box = _box(normalised > _BLACK, _MARGIN)
+    crop = normalised[box].contiguous()
+    del normalised
+    plan, warnings = plan_prediction(
+        segmenter,
+        tuple(crop.shape),
+        tuple(image.shape),
+        device=chosen,
+        dtype=_dtype(precision, chosen),
+        drawn=draws > 1,
+        tiles=tiles,
+        memory_mb=memory_mb,
+        most_voxels=most_voxels,
+    )
+    looks = list(views(draws, mirror=opposite is not None, seed=seed, ndim=segmenter.config.ndim))
+    values, eased = _relieved(segmenter, crop, looks, opposite, plan, precision)
+    a, b, c = (part.start for part in box)
+    x, y, z = image.shape
+    return Posterior(values=values, start=(a, b, c), shape=(x, y, z), warnings=(*warnings, *eased))
 
 
 def predict_posteriors(
@@ -28,26 +125,12 @@ def predict_posteriors(
     precision: str = "fp32",
     most_voxels: int = MOST_VOXELS,
 ) -> Tensor:
-    """Posterior of each class in each voxel.
-
-    The image is normalised; what lies outside the box of its non-black voxels (and a margin) is
-    background. Boxes larger than ``most_voxels`` are segmented in overlapping tiles of about 128 voxels
-    whose logits are blended with Gaussian weights; a network that sees coordinates is always given
-    the whole box.
+    """Posterior of each class in each voxel; see :func:`predict`.
 
     Parameters
     ----------
-    segmenter : Segmenter
-        On ``device``. A 2-D segmenter goes through the slices along the last axis.
-    image : (X, Y, Z) float tensor
-        On the working grid, RAS orientation.
-    opposite : sequence of int, optional
-        Channel on the other side of the body; if given, the posteriors of the image and of its
-        left-right mirror image are averaged.
-    device : torch.device or str
-        Where to compute.
-    precision : str, default="fp32"
-        ``bf16`` runs the network under autocast.
+    segmenter, image, opposite, device, precision
+        See :func:`predict`.
     most_voxels : int
         Largest box that is segmented at once.
 
@@ -56,26 +139,34 @@ def predict_posteriors(
     (K, X, Y, Z) float32 tensor on the CPU
         Sums to one over ``K``.
     """
-    x = normalise(image[None, None].float())[0, 0]
-    box = _box(x > _BLACK, _MARGIN)
-    crop = x[box]
-    predict = _slices if segmenter.config.ndim == 2 else _volume
+    return predict(
+        segmenter,
+        image,
+        opposite=opposite,
+        device=device,
+        precision=precision,
+        most_voxels=most_voxels,
+    ).whole()
 
-    def run(volume: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            return predict(segmenter, volume.to(device), most_voxels).float().softmax(0).cpu()
 
-    training = segmenter.training
-    segmenter.eval()
-    with torch.no_grad():
-        inner = run(crop)
-        if opposite is not None:
-            inner = (inner + run(crop.flip(0)).flip(1)[list(opposite)]) / 2
-    segmenter.train(training)
-    posteriors = torch.zeros(segmenter.n_classes, *image.shape)
-    posteriors[0] = 1
-    posteriors[(slice(None), *box)] = inner
-    return posteriors
+def _check(image: Tensor, draws: int) -> None:
+    if image.ndim != 3:
+        raise ShapeError(f"image has shape {tuple(image.shape)}; give a volume with three axes")
+    if draws < 1:
+        raise ConfigError(f"{draws} draws are not enough; ask for at least 1")
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Type to compute with: bf16 if asked for and faster than full precision."""
+    if precision != "bf16":
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if known.get("architecture", "").lower() not in ("x86_64", "amd64"):
+        return torch.bfloat16
+    fast = known.get("avx512_bf16") or known.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32
 
 
 def _box(mask: Tensor, margin: int) -> tuple[slice, ...]:
@@ -90,23 +181,128 @@ def _box(mask: Tensor, margin: int) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """Run ``net`` on (B, 1, *S), padded with black to multiples and cropped back."""
-    size = x.shape[2:]
-    pad: list[int] = []
-    for n in reversed(size):
-        pad += [0, -n % multiple]
-    y = net(torch.nn.functional.pad(x, pad))
-    inner = [slice(0, n) for n in size]
-    return y[:, :, *inner]
+def _relieved(
+    segmenter: Segmenter,
+    crop: Tensor,
+    looks: Sequence[View],
+    opposite: Sequence[int] | None,
+    plan: Plan,
+    precision: str,
+) -> tuple[Tensor, list[str]]:
+    """Posteriors of the box, with as little memory as it takes; and what was said on the way."""
+    said: list[str] = []
+    while True:
+        try:
+            return _run(segmenter, crop, looks, opposite, plan), said
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            following = easier(plan, _dtype(precision, torch.device("cpu")))
+            if following is None:
+                raise
+        # Beyond the handler, whose traceback holds what was computed.
+        gc.collect()
+        if plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        said.append(f"out of memory on {plan.device}; going on {following.words()}")
+        _log.info("%s", said[-1])
+        plan = following
 
 
-def _slices(segmenter: Segmenter, volume: Tensor, most_voxels: int) -> Tensor:
-    slices = _rescaled(torch.movedim(volume, -1, 0)[:, None])
-    batch = max(1, most_voxels // max(1, volume[..., 0].numel()))
-    parts = torch.split(slices, min(batch, 32))
-    logits = [_padded(segmenter, part, segmenter.multiple) for part in parts]
-    return torch.movedim(torch.cat(logits), 0, -1)
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(text in str(error) for text in _MESSAGES)
+
+
+@torch.no_grad()
+def _run(
+    segmenter: Segmenter,
+    crop: Tensor,
+    looks: Sequence[View],
+    opposite: Sequence[int] | None,
+    plan: Plan,
+) -> Tensor:
+    """Mean of the posteriors over all ways to look at the box."""
+    network = SlabForward(segmenter, plan.device, plan.dtype)
+    pass_through = _slices if segmenter.config.ndim == 2 else _volume
+    total = torch.zeros(segmenter.n_classes, *crop.shape)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        for look in looks:
+            order = opposite if look.mirrored and opposite is not None else range(len(total))
+            for start, part in pass_through(network, look(crop), plan, look.shift):
+                _add(total, part.div_(len(looks)), start, look, order)
+                del part
+    return total
+
+
+def _add(
+    total: Tensor, part: Tensor, start: tuple[int, int, int], look: View, order: Sequence[int]
+) -> None:
+    """Add the posteriors of a part to where they belong."""
+    to: list[slice] = []
+    of: list[slice] = []
+    for first, shift, n, whole in zip(
+        start, look.shift, part.shape[1:], total.shape[1:], strict=True
+    ):
+        low, high = max(0, first - shift), min(whole, first - shift + n)
+        if low >= high:
+            return
+        to.append(slice(low, high))
+        of.append(slice(low - first + shift, high - first + shift))
+    part = part[:, *of].cpu()
+    if look.mirrored:
+        to[0] = slice(total.shape[1] - to[0].stop, total.shape[1] - to[0].start)
+    for channel, other in enumerate(order):
+        target = total[channel][tuple(to)]
+        target += part[other].flip(0) if look.mirrored else part[other]
+
+
+def _volume(
+    network: SlabForward, volume: Tensor, plan: Plan, shift: tuple[int, int, int]
+) -> Iterator[_Piece]:
+    """Posteriors of a volume, tile by tile and slab by slab."""
+    tiling, segmenter = plan.tiling, network.segmenter
+    reach = [max(start + n for start, n in axis) for axis in tiling.spans]
+    for tile in tiling:
+        windows = [w.to(network.device) for w in tiling.windows(tile)]
+        (x, y), (wy, wz) = (tile[0][0], tile[1:]), windows[1:]
+        image = _cut(volume, tile, shift)[None, None].to(network.device)
+        entry = segmenter.entry(image, start=[start for start, _ in tile], whole=reach)
+        del image
+        for row, logits in network(entry):
+            part = logits[0].softmax(0)
+            del logits
+            if len(tiling) > 1:
+                part *= windows[0][row : row + part.shape[1], None, None]
+                part *= wy[:, None] * wz
+            yield (x + row, y[0][0], y[1][0]), part
+            del part
+
+
+def _cut(volume: Tensor, tile: Sequence[Span], shift: Sequence[int]) -> Tensor:
+    """Cut a tile out of a volume that is shifted, with black beyond it."""
+    out = volume.new_zeros([n for _, n in tile])
+    to, of = [], []
+    for (start, n), s, whole in zip(tile, shift, volume.shape, strict=True):
+        low, high = max(0, start - s), min(whole, start - s + n)
+        of.append(slice(low, max(low, high)))
+        to.append(slice(low - start + s, max(low, high) - start + s))
+    out[tuple(to)] = volume[tuple(of)]
+    return out
+
+
+def _slices(
+    network: SlabForward, volume: Tensor, plan: Plan, shift: tuple[int, int, int]
+) -> Iterator[_Piece]:
+    """Posteriors of slices, some at a time."""
+    tile = [(0, n) for n in plan.tiling.largest]
+    for z in range(0, volume.shape[2], plan.batch):
+        slices = _rescaled(torch.movedim(volume[:, :, z : z + plan.batch], -1, 0)[:, None])
+        inputs = torch.stack([_cut(one[0], tile, shift[:2])[None] for one in slices])
+        for row, logits in network(network.segmenter.entry(inputs.to(network.device))):
+            yield (row, 0, z), torch.movedim(logits.softmax(1), 0, -1)
+            del logits
 
 
 def _rescaled(slices: Tensor) -> Tensor:
@@ -118,53 +314,3 @@ def _rescaled(slices: Tensor) -> Tensor:
     axes = (1, 2, 3)
     gain = alone.amax(axes, keepdim=True) / slices.amax(axes, keepdim=True).clamp_min(1e-6)
     return torch.where(gain <= 2, alone, slices * 2)
-
-
-def _volume(segmenter: Segmenter, volume: Tensor, most_voxels: int) -> Tensor:
-    if volume.numel() <= most_voxels or segmenter.config.coordinates:
-        return _padded(segmenter, volume[None, None], segmenter.multiple)[0]
-    tile = [_tile(n, segmenter.multiple) for n in volume.shape]
-    total = torch.zeros(segmenter.n_classes, *volume.shape, device=volume.device)
-    weight = torch.zeros(volume.shape, device=volume.device)
-    window = _gaussian(tile).to(volume.device)
-    starts = [_starts(n, t) for n, t in zip(volume.shape, tile, strict=True)]
-    for corner in itertools.product(*starts):
-        part = tuple(slice(s, s + t) for s, t in zip(corner, tile, strict=True))
-        logits = _padded(segmenter, volume[part][None, None], segmenter.multiple)[0]
-        total[(slice(None), *part)] += logits * window
-        weight[part] += window
-    return total / weight
-
-
-def _tile(n: int, multiple: int) -> int:
-    """Side of the fewest equal tiles of at most 128 voxels, and little more, that cover ``n``.
-
-    >>> _tile(100, 8), _tile(160, 8), _tile(256, 8)
-    (100, 88, 96)
-    """
-    if n <= _TILE:
-        return n
-    count = math.ceil((n - _OVERLAP) / (_TILE - _OVERLAP))
-    side = (n + (count - 1) * _OVERLAP) / count
-    return min(n, math.ceil(side / multiple) * multiple)
-
-
-def _starts(n: int, tile: int) -> list[int]:
-    """First voxels of tiles that overlap by at least 16 voxels and cover ``n`` voxels.
-
-    >>> _starts(200, 112), _starts(100, 112)
-    ([0, 88], [0])
-    """
-    if n <= tile:
-        return [0]
-    count = math.ceil((n - _OVERLAP) / (tile - _OVERLAP))
-    return [round(i * (n - tile) / (count - 1)) for i in range(count)]
-
-
-def _gaussian(size: Sequence[int]) -> Tensor:
-    """Separable Gaussian window with a standard deviation of a quarter of the tile."""
-    window = torch.ones(())
-    for n in size:
-        x = torch.arange(n) - (n - 1) / 2
-        window = window[..., None] * torch.exp(-0.5 * (x / (n / 4)) ** 2)
-    return window

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..config import LearnConfig
 from ..errors import L2SError, ModelError
 from ..labels import LabelScheme
-from .inference import predict_posteriors
+from .inference import predict, predict_posteriors
+from .posterior import Posterior
 from .segmenter import Segmenter
 
 __all__ = ["Model"]
@@ -108,6 +109,56 @@ class Model:
             ) from error
         return cls(segmenter=segmenter, scheme=scheme, config=values, sha256=_sha256(weights))
 
+    def predict(
+        self,
+        image: Tensor,
+        *,
+        device: torch.device | str = "cpu",
+        flip: bool = True,
+        draws: int = 1,
+        seed: int = 0,
+        tiles: str | int | None = "auto",
+        memory_mb: float | None = None,
+    ) -> Posterior:
+        """Posterior of each label in the part of the working grid that is not black.
+
+        Parameters
+        ----------
+        image : (X, Y, Z) float tensor
+            Intensities on the working grid (:attr:`spacing_mm`, RAS); normalised here.
+        device : torch.device or str
+            Where to compute; where its memory does not suffice, tiles become smaller, and at last
+            the CPU takes over.
+        flip : bool, default=True
+            Average with the prediction on the left-right mirror image (not where a label of one
+            side has no counterpart).
+        draws, seed, tiles, memory_mb
+            See :func:`l2s_pydra.segmentation.inference.predict`.
+
+        Returns
+        -------
+        Posterior
+            With warnings for the log.
+
+        Raises
+        ------
+        ShapeError
+            If the image is not 3-D.
+        ConfigError
+            If a parameter is out of range.
+        """
+        return predict(
+            self.segmenter,
+            image,
+            opposite=self.scheme.opposite if flip and self.scheme.mirrors else None,
+            device=device,
+            precision=self.learn_config.training.precision,
+            draws=draws,
+            seed=seed,
+            tiles=tiles,
+            memory_mb=memory_mb,
+        )
+
     def posteriors(
         self, image: Tensor, *, device: torch.device | str = "cpu", flip: bool = True
     ) -> Tensor:
@@ -118,7 +169,7 @@ class Model:
         image : (X, Y, Z) float tensor
             Intensities on the working grid (:attr:`spacing_mm`, RAS); normalised here.
         device : torch.device or str
-            Where to compute; the network is moved there.
+            Where to compute.
         flip : bool, default=True
             Average with the prediction on the left-right mirror image (not where a label of one
             side has no counterpart).
@@ -128,7 +179,7 @@ class Model:
         (K, X, Y, Z) float32 tensor on the CPU
         """
         return predict_posteriors(
-            self.segmenter.to(device),
+            self.segmenter,
             image,
             opposite=self.scheme.opposite if flip and self.scheme.mirrors else None,
             device=device,

@@ -1,5 +1,7 @@
 """The segmenter S_phi."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -69,17 +71,37 @@ class Segmenter(nn.Module):
         ShapeError
             If a side is no multiple of :attr:`multiple`.
         """
+        return self.exit(self.unet(self.entry(x).contiguous(memory_format=self.layout)))
+
+    def entry(
+        self, x: Tensor, *, start: Sequence[int] | None = None, whole: Sequence[int] | None = None
+    ) -> Tensor:
+        """Map images (B, 1, *S) in about [0, 1] to what the U-Net is given.
+
+        Parameters
+        ----------
+        x : (B, 1, *S) tensor
+        start : ints, optional
+            First voxel of ``x`` in a larger image, whose coordinates count; 0 by default.
+        whole : ints, optional
+            Sides of the larger image; those of ``x`` by default.
+        """
         x = _SCALE * x + _OFFSET
         if self.config.coordinates:
-            x = torch.cat([x, _coordinates(x)], 1)
-        x = fold(x, self.config.subvoxel)
-        return unfold(self.unet(x.contiguous(memory_format=self.layout)), self.config.subvoxel)
+            size = x.shape[2:]
+            x = torch.cat([x, _coordinates(x, start or [0] * len(size), whole or size)], 1)
+        return fold(x, self.config.subvoxel)
+
+    def exit(self, x: Tensor) -> Tensor:
+        """Map what the U-Net gives to logits (B, K, *S)."""
+        return unfold(x, self.config.subvoxel)
 
 
-def _coordinates(x: Tensor) -> Tensor:
+def _coordinates(x: Tensor, start: Sequence[int], whole: Sequence[int]) -> Tensor:
     """Voxel coordinates from the centre, in units of 100 voxels: (B, ndim, *S)."""
     axes = [
-        (torch.arange(n, device=x.device, dtype=x.dtype) - (n - 1) / 2) / 100 for n in x.shape[2:]
+        (torch.arange(a, a + n, device=x.device, dtype=x.dtype) - (w - 1) / 2) / 100
+        for n, a, w in zip(x.shape[2:], start, whole, strict=True)
     ]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return grid.expand(x.shape[0], *grid.shape)
