@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from ..errors import ImageError
 
-__all__ = ["by", "check_affine", "check_shape", "corners", "placed"]
+__all__ = ["by", "check_affine", "check_shape", "corners", "placed", "sizes"]
 
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 
 _FIELD_OF_VIEW_MM = (2.0, 2000.0)
-_LARGEST_VOXEL_MM = 40.0
+_VOXEL_MM = (1e-3, 40.0)
+_FURTHEST_MM = 1e5
+"""Distance from the origin at which affines of 32 bits still place voxels to a hundredth."""
 _XFORM_GAP_VOXELS = 0.5
 """qform and sform differ if they place a corner further apart than this share of a voxel."""
 _UNITS = {1: "metres", 3: "micrometres"}
@@ -31,6 +33,11 @@ def by(shape: tuple[int, ...]) -> str:
     '4 x 5 x 6'
     """
     return " x ".join(map(str, shape))
+
+
+def sizes(image: Any) -> tuple[int, ...]:
+    """Voxels along each axis of a nibabel image, as numbers that do not overflow."""
+    return tuple(int(n) for n in image.shape)
 
 
 def corners(shape: tuple[int, ...]) -> Affine:
@@ -72,11 +79,18 @@ def check_affine(affine: Affine | None, shape: tuple[int, ...], path: Path) -> A
             f"{path}: its field of view is {' x '.join(f'{e:.3g}' for e in extent)} mm; "
             "correct the voxel size, which is in mm"
         )
+    finest, coarsest = _VOXEL_MM
     # How thick a single slice is does not matter
-    largest = max(s for s, n in zip(scale, shape, strict=False) if n > 1)
-    if largest > _LARGEST_VOXEL_MM:
+    thickest = max(s for s, n in zip(scale, shape, strict=False) if n > 1)
+    if scale.min() < finest or thickest > coarsest:
         raise ImageError(
-            f"{path}: its voxels are {largest:.3g} mm long; correct the voxel size, which is in mm"
+            f"{path}: its voxels are {' x '.join(f'{s:.3g}' for s in scale)} mm large; "
+            "correct the voxel size, which is in mm"
+        )
+    away = float(np.abs(affine[:3, 3]).max())
+    if away > _FURTHEST_MM:
+        raise ImageError(
+            f"{path}: its first voxel lies {away:.3g} mm from the origin; correct the qform or sform"
         )
     return affine
 
@@ -118,7 +132,7 @@ def placed(image: Any) -> tuple[Affine | None, list[str]]:
 
 
 def _right_anterior_superior(image: Any) -> Affine:
-    shape = np.array((*image.shape, 1, 1)[:3])
+    shape = np.array((*sizes(image), 1, 1)[:3])
     zooms = np.abs(np.asarray(image.header["pixdim"][1:4], dtype=np.float64))
     affine = np.diag([*zooms, 1.0])
     affine[:3, 3] = -zooms * (shape - 1) / 2
@@ -132,7 +146,7 @@ def _disagreement(image: Any) -> list[str]:
         return ["its qform is no rotation; used the sform"]
     sform = image.affine
     with np.errstate(invalid="ignore", over="ignore"):
-        moved = np.linalg.norm((qform - sform)[:3] @ corners((*image.shape, 1, 1)[:3]), axis=0)
+        moved = np.linalg.norm((qform - sform)[:3] @ corners((*sizes(image), 1, 1)[:3]), axis=0)
         gap = float(moved.max())
         smallest = float(np.linalg.norm(sform[:3, :3], axis=0).min())
         mirrored = np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0

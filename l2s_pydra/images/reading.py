@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError
+from .headers import sizes
 
 __all__ = ["open_image", "read_voxels"]
 
@@ -100,7 +101,7 @@ def read_voxels(image: Any, path: Path, dtype: npt.DTypeLike | None = None) -> A
         If the file is truncated or damaged.
     """
     proxy = image.dataobj
-    count = math.prod(image.shape)
+    count = math.prod(sizes(image))
     voxels: Array | None = None
     try:
         with _content(path) as file, np.errstate(over="ignore", invalid="ignore"):
@@ -117,7 +118,7 @@ def read_voxels(image: Any, path: Path, dtype: npt.DTypeLike | None = None) -> A
         if isinstance(error, ImageError):
             raise
         raise _unreadable(path, error) from error
-    shape = (*image.shape, 1, 1)[:3]
+    shape = (*sizes(image), 1, 1)[:3]
     return np.reshape(np.empty(0) if voxels is None else voxels, shape, order="F")
 
 
@@ -189,8 +190,8 @@ def _check_length(image: Any, path: Path) -> None:
     """Refuse a header that promises more voxels than the file can hold."""
     held = path.stat().st_size * (_DEFLATE_RATIO if _is_compressed(path) else 1)
     offset = int(image.dataobj.offset)
-    needed = offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-    if offset < 0 or min(image.shape, default=0) < 0 or needed > held:
+    needed = offset + math.prod(sizes(image)) * image.get_data_dtype().itemsize
+    if offset < 0 or min(sizes(image), default=0) < 0 or needed > held:
         raise _unreadable(path, ValueError(f"its header promises {needed} bytes"))
 
 

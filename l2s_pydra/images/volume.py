@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GridMismatchError, ImageError, LabelError
-from .headers import by, check_affine, check_shape, corners, placed
+from .headers import by, check_affine, check_shape, corners, placed, sizes
 from .reading import open_image, read_voxels
 
 __all__ = [
@@ -173,9 +173,10 @@ def _open(path: str | Path, allow_2d: bool) -> tuple[Any, Affine, list[str]]:
     """Open a file without reading its voxels; check all that the header tells."""
     path = Path(path)
     image, warnings = open_image(path)
-    check_shape(image.shape, path, allow_2d)
+    shape = sizes(image)
+    check_shape(shape, path, allow_2d)
     affine, assumed = placed(image)
-    return image, check_affine(affine, image.shape, path), warnings + assumed
+    return image, check_affine(affine, shape, path), warnings + assumed
 
 
 def _mended(data: Array, path: Path, warnings: list[str]) -> Array:

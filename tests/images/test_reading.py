@@ -200,12 +200,17 @@ def test_qform_that_is_no_rotation(write, data, oblique):
     np.testing.assert_allclose(volume.affine, oblique, atol=1e-6)
 
 
-def test_voxels_that_no_scanner_makes(write, data, one_line):
-    path = write(data, np.diag([1, 90.0, 1, 1]))
+@pytest.mark.parametrize(("size", "words"), [(90.0, "1 x 90 x 1 mm"), (1e-5, "1 x 1e-05 x 1 mm")])
+def test_voxels_that_no_scanner_makes(write, data, size, words, one_line):
+    path = write(data, np.diag([1, size, 1, 1]))
     with pytest.raises(ImageError) as error:
         load_image(path)
-    assert one_line(error, path, "90 mm", "correct the voxel size")
-    assert load_image(write(data[:1], np.diag([90.0, 1, 1, 1])), allow_2d=True).shape[0] == 1
+    assert one_line(error, path, words, "correct the voxel size")
+
+
+def test_single_slices_may_be_thick(write, data):
+    path = write(data[:1], np.diag([90.0, 1, 1, 1]))
+    assert load_image(path, allow_2d=True).spacing_mm == (90, 1, 1)
 
 
 def test_values_that_nothing_is_measured_in(write, data):

@@ -192,6 +192,8 @@ def broken_affine(name, oblique):
         affine[:3, :3] = 0
     elif name == "nan":
         affine[0, 0] = np.nan
+    elif name == "far":
+        affine[0, 3] = -2e5
     elif name == "metres":
         affine[:3] *= 1e-3
     else:
@@ -205,6 +207,7 @@ def broken_affine(name, oblique):
         ("singular", "singular"),
         ("zero", "singular"),
         ("nan", "not finite"),
+        ("far", "2e+05 mm from the origin"),
         ("metres", "in mm"),
         ("micrometres", "in mm"),
     ],
