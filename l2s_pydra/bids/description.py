@@ -48,6 +48,13 @@ _REFERENCES = {
         "2016",
         "10.1038/sdata.2016.44",
     ),
+    "satterthwaite": (
+        "Satterthwaite FE",
+        "An approximate distribution of estimates of variance components",
+        "Biometrics Bulletin 2:110-114",
+        "1946",
+        "10.2307/3002019",
+    ),
 }
 _TRAINING = {
     "learn2synth": (
@@ -87,6 +94,15 @@ _CITED = {
     "finetuned-averaged": ("synthseg", "unet", "bids"),
 }
 
+_COMPARED = (
+    "Models that were trained in several ways were compared (folder comparison) by what they make of "
+    "images with reference labels: overlap (Dice), 95th percentile of the distances between surfaces, "
+    "relative error of volumes and calibration error of each structure. Values were averaged over "
+    "structures, over the images of each participant, over participants and over the random seeds of "
+    "the trainings. Where there are several participants and seeds, differences have 95 % t "
+    "intervals for other ones, with Satterthwaite's (1946) degrees of freedom.\n\n"
+)
+
 
 def describe_dataset(
     folder: str | Path,
@@ -97,6 +113,7 @@ def describe_dataset(
     bidsignore: str,
     model: Mapping[str, Any],
     container: Mapping[str, str] | None = None,
+    entropy: bool = False,
 ) -> list[Path]:
     """Write the files that describe a derivative data set.
 
@@ -115,6 +132,8 @@ def describe_dataset(
         Configuration of the model and its ``sha256``.
     container : mapping, optional
         ``Type``, ``Tag`` and ``URI`` of the container, if the software runs in one.
+    entropy : bool, default=False
+        Whether maps of entropy were written, whose ``desc`` is to be described.
 
     Returns
     -------
@@ -122,19 +141,20 @@ def describe_dataset(
         The files written.
     """
     folder = Path(folder)
-    text = citation(model)
+    compared = any((Path(root) / "comparison").is_dir() for root in (folder, output_dir))
+    text = citation(model, compared=compared)
     return [
         write_json(
             folder / "dataset_description.json",
             dataset_description(bids_dir, output_dir, container=container),
         ),
-        write_text(folder / "README.md", _readme(raw_link(bids_dir, output_dir))),
+        write_text(folder / "README.md", _readme(raw_link(bids_dir, output_dir), compared)),
         write_text(folder / ".bidsignore", bidsignore),
-        write_text(folder / "descriptions.tsv", descriptions(output_dir, images)),
+        write_text(folder / "descriptions.tsv", descriptions(output_dir, images, entropy)),
         write_json(folder / "descriptions.json", _DESCRIPTIONS_SIDECAR),
         write_text(folder / "logs" / "CITATION.md", text),
         write_text(folder / "logs" / "CITATION.html", _to_html(text)),
-        write_text(folder / "logs" / "CITATION.bib", _bibliography(model)),
+        write_text(folder / "logs" / "CITATION.bib", _bibliography(model, compared)),
     ]
 
 
@@ -183,38 +203,49 @@ def raw_link(bids_dir: str | Path, output_dir: str | Path) -> str:
     return "sourcedata/raw" if {"home", "Users"} & set(link.parts) else link.as_posix()
 
 
-def descriptions(output_dir: str | Path, images: Iterable[Mapping[str, str]]) -> str:
+def descriptions(
+    output_dir: str | Path, images: Iterable[Mapping[str, str]], entropy: bool = False
+) -> str:
     """Contents of ``descriptions.tsv``: the labels ``output_dir`` has, and those of ``images``."""
     rows = _existing_descriptions(Path(output_dir) / "descriptions.tsv")
     for entities in images:
         own = f" with desc-{entities['desc']}" if "desc" in entities else ""
-        rows[f"desc-{desc_label(entities)}"] = f"derived from the {entities['suffix']} image{own}"
+        image = f"the {entities['suffix']} image{own}"
+        rows[f"desc-{desc_label(entities)}"] = f"derived from {image}"
+        if entropy:
+            label = f"desc-{desc_label(entities)}Entropy"
+            rows[label] = f"entropy of the posterior probabilities of the labels in {image}"
     lines = [f"{desc}\t{text}" for desc, text in sorted(rows.items())]
     return "\n".join(["desc_id\tdescription", *lines]) + "\n"
 
 
-def citation(model: Mapping[str, Any]) -> str:
+def citation(model: Mapping[str, Any], *, compared: bool = False) -> str:
     """Methods text, in Markdown.
 
     Parameters
     ----------
     model : mapping
         Configuration of the model (``name``, ``version``, ``learn``) and its ``sha256``.
+    compared : bool, default=False
+        Whether there is a comparison of ways to train, of which the text then tells, too.
     """
-    mode, spacing = _mode(model), model["learn"]["spacing_mm"]
+    spacing = model["learn"]["spacing_mm"]
     references = "\n".join(
         f"- {authors}. {title}. {where}, {year}. https://doi.org/{doi}"
-        for authors, title, where, year, doi in (_REFERENCES[key] for key in _CITED[mode])
+        for authors, title, where, year, doi in (
+            _REFERENCES[key] for key in _cited(model, compared)
+        )
     )
     return (
         "# Methods\n\n"
         f"Brain images were segmented with {_NAME} {__version__} and the model {model['name']} "
         f"(SHA-256 of its weights {model['sha256']}), a U-Net (Ronneberger et al., 2015) trained "
-        f"{_TRAINING[mode]}. Each image was resampled to {spacing:g} mm isotropic voxels and "
+        f"{_TRAINING[_mode(model)]}. Each image was resampled to {spacing:g} mm isotropic voxels and "
         "segmented; the posterior probability of each label was interpolated back to the grid of "
         "the image, where each voxel got the most probable label. Volumes are the number of "
         "voxels of a label times the volume of a voxel. Inputs and outputs follow the Brain "
         "Imaging Data Structure (Gorgolewski et al., 2016).\n\n"
+        f"{_COMPARED if compared else ''}"
         f"# References\n\n{references}\n"
     )
 
@@ -223,9 +254,13 @@ def _mode(model: Mapping[str, Any]) -> str:
     return str(model["learn"]["training"]["mode"])
 
 
-def _bibliography(model: Mapping[str, Any]) -> str:
+def _cited(model: Mapping[str, Any], compared: bool) -> tuple[str, ...]:
+    return (*_CITED[_mode(model)], *(("satterthwaite",) if compared else ()))
+
+
+def _bibliography(model: Mapping[str, Any], compared: bool) -> str:
     entries = []
-    for key in _CITED[_mode(model)]:
+    for key in _cited(model, compared):
         authors, title, where, year, doi = _REFERENCES[key]
         people = " and ".join(
             "others" if name == "et al" else name.replace(" ", ", ", 1)
@@ -250,7 +285,11 @@ def _to_html(markdown: str) -> str:
     return "\n".join([head, *body, "<ul>", *items, "</ul>", "</html>"]) + "\n"
 
 
-def _readme(link: str) -> str:
+def _readme(link: str, compared: bool) -> str:
+    comparison = (
+        "- `comparison`: models that were trained in several ways, compared on images with reference\n"
+        "  labels; `index.html` is the page to look at, the tables beside it are described in `.json`.\n"
+    )
     return f"""\
 # Segmentations by {_NAME}
 
@@ -260,11 +299,13 @@ Made by {_NAME} {__version__} from the BIDS data set at `{link}` (seen from here
   from. The `.tsv` beside it names the labels, the `.json` says what it was made from.
 - `*_label-brain_*_mask.nii.gz`: all labels but the background.
 - `*_probseg.nii.gz`: posterior probability of each label, if it was asked for.
-- `*_morph.tsv`: volume of each label in mm^3; at the root, that of everyone.
+- `*_desc-*Entropy_probseg.nii.gz`: normalised entropy of these probabilities, if it was asked for.
+- `*_res-*`: the same outputs on the grid that the model works on, if they were asked for.
+- `*_morph.tsv`: volume in mm^3 and quality score of each label; at the root, those of everyone.
 - `sub-*.html` and `sub-*/figures`: reports, to be looked at before the numbers are used.
 - `sub-*/log`: versions, command line and settings of each run.
 - `models`: the networks, with their configuration and model card.
-
+{comparison if compared else ""}
 `seg-<label>` names the set of labels, `desc-<label>` the contrast of the image that was segmented
 (`descriptions.tsv`). In the sidecars, `bids:raw:` stands for the raw data set and `bids:models:`
 for the folder `models`. `logs/CITATION.md` holds the methods text and the references to cite.

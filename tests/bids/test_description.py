@@ -81,6 +81,37 @@ def test_citation_fits_the_training(mode, tmp_path):
     assert (tmp_path / "logs/CITATION.html").read_text().count("<li>") == text.count("\n- ")
 
 
+@pytest.mark.parametrize("place", ["staged", "published"])
+def test_a_comparison_is_told_where_there_is_one(tmp_path, place):
+    def texts():
+        paths = describe_dataset(
+            tmp_path / "staged",
+            bids_dir=tmp_path,
+            output_dir=tmp_path / "published",
+            images=[],
+            bidsignore="",
+            model=MODEL,
+        )
+        return {path.name: path.read_text() for path in paths}
+
+    before = texts()
+    (tmp_path / place / "comparison").mkdir(parents=True)
+    after = texts()
+    assert {name for name in after if after[name] != before[name]} == {
+        "README.md", "CITATION.md", "CITATION.html", "CITATION.bib",
+    }  # fmt: skip
+    for name, said in (
+        ("README.md", "\n- `comparison`: "),
+        ("CITATION.md", "(folder comparison)"),
+        ("CITATION.html", "<li>Satterthwaite FE. "),
+        ("CITATION.bib", "@article{satterthwaite,"),
+    ):
+        assert said in after[name]
+        assert said not in before[name]
+    assert "\n\n\n" not in after["README.md"] + after["CITATION.md"]
+    assert after["CITATION.bib"].count("@article") == after["CITATION.md"].count("https://doi.org/")
+
+
 # A whole derivative, made with every row of the table of outputs.
 
 IMAGES = [

@@ -99,6 +99,7 @@ def test_page_table_and_answer(compared):
 
 
 def test_the_run_is_recorded_and_the_derivative_is_valid(compared):
+    assert "`comparison`" in (compared.output / "README.md").read_text()
     (record,) = compared.output.glob("logs/*/l2s_pydra.toml")
     settings = tomllib.loads(record.read_text())["settings"]
     assert settings["compare"] == ["synthseg", "supervised"]
