@@ -262,6 +262,36 @@ def _add_segmenting(parser: argparse.ArgumentParser) -> None:
         "--probseg", action="store_true", help="write the posterior of every label too"
     )
     group.add_argument(
+        "--entropy", action="store_true", help="write a map of the posteriors' entropy too"
+    )
+    group.add_argument(
+        "--res",
+        type=_resolution,
+        metavar="1mm",
+        help="write outputs on the grid of the network too, whose voxel size this is",
+    )
+    group.add_argument(
+        "--keep-largest",
+        nargs="*",
+        action=_Tuple,
+        metavar="STRUCTURE",
+        help="keep only the largest piece of these structures, or of 'all'; without a name, of all "
+        "that do not rightly come in parts",
+    )
+    group.add_argument(
+        "--no-flip",
+        dest="flip",
+        action="store_false",
+        help="do not average with the prediction on the mirror image",
+    )
+    group.add_argument(
+        "--test-time-draws",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="average over N draws of small changes of the image (default: 1, the image itself)",
+    )
+    group.add_argument(
         "--references",
         type=_folder,
         metavar="DIR",
@@ -286,6 +316,12 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--omp-nthreads", type=_positive, metavar="N", help="CPUs to use in one process"
+    )
+    group.add_argument(
+        "--max-memory-mb",
+        type=_positive,
+        metavar="MB",
+        help="memory that the network may take to segment an image",
     )
     group.add_argument(
         "--learn-processes",
@@ -344,6 +380,12 @@ def _without(prefix: str) -> Any:
 def _alphanumeric(text: str) -> str:
     if not re.fullmatch(r"[a-zA-Z0-9]+", text):
         raise argparse.ArgumentTypeError(f"{text!r}: a BIDS label has letters and digits only")
+    return text
+
+
+def _resolution(text: str) -> str:
+    if not re.fullmatch(r"\d+([.p]\d+)?mm", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a voxel size such as 1mm or 1.5mm")
     return text
 
 

@@ -1,6 +1,7 @@
 """The level ``group``: volumes and overlap of everyone in the output folder."""
 
 import csv
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,15 +50,16 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
         If there is nothing to gather, or the choice is not clear.
     """
     from l2s_pydra.steps.evaluate import collect_volumes
-    from l2s_pydra.steps.report import report_group
+    from l2s_pydra.steps.report import refresh_participants, report_group
 
     segmentation, segmented = _find_segmented(session, model)
     volumes = session.path("volumes", segmentation=segmentation)
     _join(segmented, [image.volumes for image in segmented], volumes)
     compared, failures = _compare(session, segmented)
+    roles = _roles(segmented, session.options.output_dir)
     dice = session.path("dice", segmentation=segmentation) if compared else None
     if dice:
-        _join(list(compared), list(compared.values()), dice)
+        _join(list(compared), list(compared.values()), dice, roles)
     for_page = session.stage.with_name(f"{session.stage.name}_volumes.tsv")
     collect_volumes([i.volumes for i in segmented], [i.name for i in segmented], for_page)
     report_group(
@@ -67,8 +69,16 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
         out_file=session.path("group_page"),
         run=session.record(model),
         models=[model.description] if model else [],
+        roles={image.name: role for image, role in roles.items()},
+        output_dir=session.options.output_dir,
+        segmentation=segmentation,
     )
     for_page.unlink()
+    session.publish()
+    # Pages of participants show where their volumes lie in the group, which is known only now.
+    output_dir = session.options.output_dir
+    tables = sorted(output_dir.glob("seg-*_morph.tsv"))
+    refresh_participants(output_dir=output_dir, tables=tables, out_dir=session.stage)
     session.publish()
     _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
     return failures
@@ -92,6 +102,15 @@ class _Segmented:
     def labels(self) -> Path:
         """Its label table."""
         return self.volumes.with_name(self.volumes.name.replace("_morph.tsv", "_dseg.tsv"))
+
+    @property
+    def model(self) -> str:
+        """Name of the model that made it, if that is known."""
+        sidecar = self.dseg.with_name(self.dseg.name.replace(".nii.gz", ".json"))
+        try:
+            return str(json.loads(sidecar.read_text(encoding="utf-8"))["ModelName"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     @property
     def name(self) -> str:
@@ -134,16 +153,50 @@ def _find_segmented(session: Session, model: ModelFiles | None) -> tuple[str, li
     return chosen[0].entities["segmentation"], chosen
 
 
-def _join(images: Sequence[_Segmented], tables: Iterable[Path], out_file: Path) -> None:
-    """Write one table of many, each row after the columns that say whose it is."""
-    header: list[str] = []
-    lines = []
+def _roles(segmented: Sequence[_Segmented], output_dir: Path) -> dict[_Segmented, str]:
+    """Find what each participant was to the model that segmented the image.
+
+    ``learn``, ``validate`` or ``test``; ``none`` of those that had no part in the training; ``n/a``
+    if the model is not one of the output folder.
+    """
+    splits: dict[str, dict[str, str] | None] = {}
+    roles = {}
+    for image in segmented:
+        name = image.model
+        if name not in splits:
+            table = output_dir / "models" / f"model-{name}" / "splits.tsv"
+            splits[name] = _read_splits(table) if table.is_file() else None
+        known = splits[name]
+        roles[image] = "n/a" if known is None else known.get(image.who[0], "none")
+    return roles
+
+
+def _read_splits(table: Path) -> dict[str, str]:
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return {row.get("participant_id", ""): row.get("role") or "n/a" for row in rows}
+
+
+def _join(
+    images: Sequence[_Segmented],
+    tables: Iterable[Path],
+    out_file: Path,
+    roles: Mapping[_Segmented, str] | None = None,
+) -> None:
+    """Write one table of many, each row after the columns that say whose it is.
+
+    Tables of earlier versions may lack columns; these are ``n/a``.
+    """
+    found: list[tuple[_Segmented, dict[str, str]]] = []
     for image, table in zip(images, tables, strict=True):
         with table.open(newline="", encoding="utf-8") as file:
-            columns, *rows = csv.reader(file, delimiter="\t")
-        header = header or [*_WHO, *columns]
-        lines += [[*image.who, *row] for row in rows]
-    write_text(out_file, "".join("\t".join(line) + "\n" for line in [header, *lines]))
+            found += [(image, row) for row in csv.DictReader(file, delimiter="\t")]
+    columns = list(dict.fromkeys(column for _, row in found for column in row))
+    lines = [[*_WHO, *(["role"] if roles else []), *columns]]
+    for image, row in found:
+        role = [roles[image]] if roles else []
+        lines.append([*image.who, *role, *(row.get(column, "n/a") for column in columns)])
+    write_text(out_file, "".join("\t".join(line) + "\n" for line in lines))
 
 
 def _compare(

@@ -73,6 +73,11 @@ class ModelFiles:
         """Value of the ``seg-`` entity of what the model writes."""
         return str(self.config["segmentation"])
 
+    def is_in(self, output_dir: Path) -> bool:
+        """Whether the folder is one of a derivative's ``models``, so that URIs can point into it."""
+        place = output_dir / "models" / f"model-{self.name}"
+        return place.is_dir() and self.folder.resolve() == place.resolve()
+
     @property
     def description(self) -> dict[str, Any]:
         """Configuration and checksum, as :mod:`l2s_pydra.bids` wants them."""

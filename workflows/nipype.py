@@ -4,6 +4,7 @@ Each factory returns a workflow with an ``inputnode`` and an ``outputnode``, to 
 another workflow. A workflow handles one image, so that a broken image stops only its own.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["init_learn_wf", "init_segment_wf"]
@@ -80,6 +81,12 @@ def init_learn_wf(
 def init_segment_wf(
     *,
     probseg: bool = False,
+    entropy: bool = False,
+    res: str | None = None,
+    keep_largest: Sequence[str] | None = None,
+    flip: bool = True,
+    test_time_draws: int = 1,
+    max_memory_mb: float | None = None,
     use_gpu: bool = False,
     threads: int = 1,
     mem_gb: float = 4.0,
@@ -91,6 +98,19 @@ def init_segment_wf(
     ----------
     probseg : bool, default=False
         Write every label's posterior too.
+    entropy : bool, default=False
+        Write the entropy of the posteriors too.
+    res : str, optional
+        Voxel size of the model's grid, such as ``1mm``: write outputs on that grid too.
+    keep_largest : sequence of str, optional
+        Structures of which only the largest piece is kept: names, ``all``, or none for all that do
+        not rightly come in parts.
+    flip : bool, default=True
+        Average with the prediction on the left-right mirror image.
+    test_time_draws : int, default=1
+        Average over so many draws of small changes of the image.
+    max_memory_mb : float, optional
+        Memory that the network may take.
     use_gpu : bool, default=False
         Ask the scheduler for a GPU.
     threads : int, default=1
@@ -121,8 +141,21 @@ def init_segment_wf(
     outputs = ["tree", "dseg", "morph", "summary"]
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    given = {
+        "res": res,
+        "keep_largest": None if keep_largest is None else list(keep_largest),
+        "max_memory_mb": max_memory_mb,
+    }
     segment = pe.Node(
-        Segment(probseg=probseg, use_gpu=use_gpu, threads=threads),
+        Segment(
+            probseg=probseg,
+            entropy=entropy,
+            flip=flip,
+            test_time_draws=test_time_draws,
+            use_gpu=use_gpu,
+            threads=threads,
+            **{name: value for name, value in given.items() if value is not None},
+        ),
         name="segment",
         n_procs=threads,
         mem_gb=mem_gb,

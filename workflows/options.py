@@ -60,6 +60,19 @@ class Options:
     """Folder or name of the model to segment with."""
     probseg: bool = False
     """Write posteriors too."""
+    entropy: bool = False
+    """Write their entropy too."""
+    res: str | None = None
+    """Voxel size of the model's grid, to write outputs on it too."""
+    keep_largest: tuple[str, ...] | None = None
+    """Structures of which only the largest piece is kept; empty for all that do not rightly come
+    in parts."""
+    flip: bool = True
+    """Average with the prediction on the mirror image."""
+    test_time_draws: int = 1
+    """Average over so many small changes of the image."""
+    max_memory_mb: int | None = None
+    """Memory that the network may take to segment an image."""
     references: Path | None = None
     """Derivative with labels to compare with at the group level; ``real_labels`` otherwise."""
 

@@ -22,6 +22,12 @@ def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
     entities: dict[str, str],
     source: str,
     probseg: bool = False,
+    entropy: bool = False,
+    res: str | None = None,
+    keep_largest: list[str] | None = None,
+    flip: bool = True,
+    test_time_draws: int = 1,
+    model_in_dataset: bool = True,
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
 ) -> tuple[str, str]:
@@ -45,6 +51,20 @@ def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
         Path of the image relative to its data set.
     probseg : bool
         Write the posterior of every label too.
+    entropy : bool
+        Write the entropy of the posteriors too.
+    res : str, optional
+        Voxel size of the model's grid, such as ``1mm``: write outputs on that grid too.
+    keep_largest : list of str, optional
+        Structures of which only the largest piece is kept: names, ``all``, or none for all that do
+        not rightly come in parts.
+    flip : bool
+        Average with the prediction on the left-right mirror image.
+    test_time_draws : int
+        Average over so many draws of small changes of the image.
+    model_in_dataset : bool
+        Whether the model lies in ``models`` of the data set that the tree will be part of;
+        otherwise sidecars name it by its checksum alone.
     resources : Resources
         Where to run; not hashed.
     code_version : str
@@ -66,6 +86,12 @@ def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
             entities=entities,
             source=source,
             probseg=probseg,
+            entropy=entropy,
+            res=res,
+            keep_largest=keep_largest,
+            flip=flip,
+            test_time_draws=test_time_draws,
+            model_in_dataset=model_in_dataset,
             resources=resources,
             code_version=code_version,
         )
@@ -82,6 +108,12 @@ def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
     config: Json,
     labels: Tsv,
     probseg: bool = False,
+    entropy: bool = False,
+    res: str | None = None,
+    keep_largest: list[str] | None = None,
+    flip: bool = True,
+    test_time_draws: int = 1,
+    model_in_dataset: bool = True,
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
 ) -> tuple[list[str], list[str]]:
@@ -103,6 +135,20 @@ def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
         ``labels.tsv`` of the model.
     probseg : bool
         Write the posterior of every label too.
+    entropy : bool
+        Write the entropy of the posteriors too.
+    res : str, optional
+        Voxel size of the model's grid, such as ``1mm``: write outputs on that grid too.
+    keep_largest : list of str, optional
+        Structures of which only the largest piece is kept: names, ``all``, or none for all that do
+        not rightly come in parts.
+    flip : bool
+        Average with the prediction on the left-right mirror image.
+    test_time_draws : int
+        Average over so many draws of small changes of the image.
+    model_in_dataset : bool
+        Whether the model lies in ``models`` of the data set that the tree will be part of;
+        otherwise sidecars name it by its checksum alone.
     resources : Resources
         Where to run; not hashed.
     code_version : str
@@ -122,6 +168,12 @@ def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
             config=config,
             labels=labels,
             probseg=probseg,
+            entropy=entropy,
+            res=res,
+            keep_largest=keep_largest,
+            flip=flip,
+            test_time_draws=test_time_draws,
+            model_in_dataset=model_in_dataset,
             resources=resources,
             code_version=code_version,
         )

@@ -10,6 +10,9 @@ import attrs
 
 from l2s_pydra.bids.dataset import ImageRecord
 from l2s_pydra.errors import ConfigError
+from l2s_pydra.labels import LabelScheme
+from l2s_pydra.steps.anatomy import named_structures
+from l2s_pydra.steps.outputs import check_resolution
 from l2s_pydra.tasks import Resources, Segment
 
 from . import engine
@@ -43,9 +46,11 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
     NoImageError
         If no image matches.
     ConfigError
-        If another segmentation was asked for than the one of the model.
+        If another segmentation or resolution was asked for than that of the model.
+    LabelError
+        If ``--keep-largest`` names a structure that the model does not have.
     """
-    _check_segmentation(session, model)
+    _check_model(session, model)
     images = session.images()
     missing = {image.name: why for image in images if (why := unreadable(image.path))}
     jobs = _Jobs.plan(session, model, [image for image in images if image.name not in missing])
@@ -69,11 +74,18 @@ class _Jobs:
 
     @classmethod
     def plan(cls, session: Session, model: ModelFiles, images: list[ImageRecord]) -> "_Jobs":
+        options = session.options
         shared = {
             "weights": model.weights,
             "config": model.config_file,
             "labels": model.labels,
-            "probseg": session.options.probseg,
+            "probseg": options.probseg,
+            "entropy": options.entropy,
+            "res": options.res,
+            "keep_largest": None if options.keep_largest is None else list(options.keep_largest),
+            "flip": options.flip,
+            "test_time_draws": options.test_time_draws,
+            "model_in_dataset": model.is_in(options.output_dir),
             "code_version": code_version(),
         }
         return cls(images, shared)
@@ -86,7 +98,10 @@ class _Jobs:
         if not images:
             return
         n_procs, threads = session.share(len(images))
-        resources = Resources(device=session.options.device, threads=threads)
+        options = session.options
+        resources = Resources(
+            device=options.device, threads=threads, max_memory_mb=options.max_memory_mb
+        )
         workflow = SegmentImages(
             images=[image.path for image in images],
             entities=[image.entities for image in images],
@@ -118,8 +133,13 @@ class _Jobs:
         }
 
 
-def _check_segmentation(session: Session, model: ModelFiles) -> None:
-    wanted = session.options.segmentation
+def _check_model(session: Session, model: ModelFiles) -> None:
+    """Check options that the model must be able to honour, before any image is read."""
+    options = session.options
+    named_structures(LabelScheme.read(model.labels), options.keep_largest)
+    if options.res is not None:
+        check_resolution(options.res, float(model.config["learn"]["spacing_mm"]), model.name)
+    wanted = options.segmentation
     if wanted not in (None, model.segmentation):
         raise ConfigError(
             f"--segmentation {wanted}: the model {model.name} writes seg-{model.segmentation}; "
@@ -190,4 +210,5 @@ def _report(
         run=record,
         failures=[failure.row for failure in failures if failure.participant == who],
         out_file=session.path("participant_page", participant=who),
+        data_file=session.path("page_data", participant=who),
     )

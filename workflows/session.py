@@ -133,6 +133,7 @@ class Session:
             bids_dir=self.options.bids_dir,
             output_dir=self.options.output_dir,
             images=images,
+            entropy=self.options.entropy,
             bidsignore=bidsignore(),
             model=model.description,
         )

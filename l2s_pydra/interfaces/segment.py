@@ -20,7 +20,22 @@ class _SegmentInputSpec(DeviceInputSpec):
     )
     source = traits.Str(mandatory=True, desc="path of the image relative to its data set")
     probseg = traits.Bool(False, usedefault=True, desc="write every label's posterior too")
+    entropy = traits.Bool(False, usedefault=True, desc="write the posteriors' entropy too")
     save_mask = traits.Bool(True, usedefault=True, desc="write a mask of all structures too")
+    res = traits.Str(desc="voxel size of the model's grid, '1mm': write outputs on it too")
+    keep_largest = traits.List(
+        traits.Str,
+        desc="keep the largest piece only of these structures ('all', or none for all that do not "
+        "rightly come in parts)",
+    )
+    flip = traits.Bool(True, usedefault=True, desc="average with the mirror image")
+    test_time_draws = traits.Range(
+        low=1, value=1, usedefault=True, desc="average over so many small changes of the image"
+    )
+    model_in_dataset = traits.Bool(
+        True, usedefault=True, desc="whether the model lies in the data set's folder models"
+    )
+    max_memory_mb = traits.Float(nohash=True, desc="memory that the network may take, MB")
 
 
 class _SegmentOutputSpec(TraitedSpec):
@@ -57,12 +72,19 @@ class Segment(StepInterface):
             source=self.inputs.source,
             out_dir=Path(runtime.cwd) / "tree",
             probseg=self.inputs.probseg,
+            entropy=self.inputs.entropy,
             save_mask=self.inputs.save_mask,
+            res=self._given("res"),
+            keep_largest=self._given("keep_largest"),
+            flip=self.inputs.flip,
+            test_time_draws=self.inputs.test_time_draws,
+            max_memory_mb=self._given("max_memory_mb"),
+            model_in_dataset=self.inputs.model_in_dataset,
             **self._resources(),
         )
         # The summary is for the report and not for the derivative: out of the staged tree.
         summary = result.summary.rename(Path(runtime.cwd) / "summary.json")
-        (dseg,) = (path for path in result.files if path.name.endswith("_dseg.nii.gz"))
+        dseg = next(path for path in result.files if path.name.endswith("_dseg.nii.gz"))
         (morph,) = (path for path in result.files if path.name.endswith("_morph.tsv"))
         self._results["tree"] = str(result.tree)
         self._results["dseg"] = str(dseg)

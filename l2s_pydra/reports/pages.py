@@ -149,9 +149,9 @@ def group_page(
         Dice of each structure of each image that has a reference; NaN where the structure is
         absent in both.
     roles : mapping, optional
-        What each participant was to the model: ``learn``, ``validate``, ``test``, ``none`` (no
-        part in the training) or ``n/a`` (not known, the default). Dice of different roles are not
-        averaged together.
+        What the participant of each image, by its name, was to the model: ``learn``, ``validate``,
+        ``test``, ``none`` (no part in the training) or ``n/a`` (not known, the default). Dice of
+        different roles are not averaged together.
     flags : sequence of mappings
         ``name`` of an image and ``text`` of a remark on it.
     failures : sequence of Failure
@@ -181,7 +181,7 @@ def group_page(
         "volume_table": matrix(volumes, scale=1e-3, decimals=2, far=far),
         "dice": _dice_by_role(dice, roles or {}),
         "dice_table": matrix(dice, decimals=3, with_mean=True),
-        "roles": {name: (roles or {}).get(who, "n/a") for name, who in names.items()},
+        "roles": {name: (roles or {}).get(name, "n/a") for name in names},
         "flags": flags,
         "pages": pages or {who: f"{who}.html" for who in names.values()},
         "models": models,
@@ -193,7 +193,7 @@ def _dice_by_role(dice: Sequence[ImageValue], roles: Mapping[str, str]) -> list[
     """Summarise the overlap of those who had the same part in the training, the fairest first."""
     found = []
     for role, (title, explanation) in _ROLES.items():
-        values = [value for value in dice if roles.get(value.participant, "n/a") == role]
+        values = [value for value in dice if roles.get(value.name, "n/a") == role]
         if not values:
             continue
         mean, images = mean_over_images(values)

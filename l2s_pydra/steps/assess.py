@@ -217,7 +217,7 @@ def _compare(
     check_same_grid(volume, labels)
     expected = truth.to_model[truth.scheme.to_channels(labels.data, source=reference)]
     found = predict(model, volume, device, weights=weights)
-    predicted = found.conform.posterior_to_source(found.posterior)
+    predicted = found.channels()
     errors = _calibration(found, predicted, expected, truth.known)
     for channel, label in enumerate(model.scheme.labels):
         segmented = predicted == channel if channel else truth.known[predicted]
@@ -256,15 +256,15 @@ def _calibration(
     """
     from ..segmentation.metrics import calibration_error
 
-    background = found.conform.float_to_source(found.posterior[0])
+    background = found.frame(0)
     structures = known[predicted] | (expected > 0)
     box = _box((background < 1 - _MATTERS) | structures)
     crop = _cropped(found.conform, box)
     predicted, expected, structures = predicted[box], expected[box], structures[box]
     largest = background[box].copy()
     errors = [np.nan]
-    for channel in range(1, len(found.posterior)):
-        posterior = crop.float_to_source(found.posterior[channel])
+    for channel in range(1, len(found.values)):
+        posterior = found.frame(channel, crop)
         np.maximum(largest, posterior, out=largest)
         has = expected == channel
         matters = (posterior > _MATTERS) | has

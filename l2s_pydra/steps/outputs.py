@@ -9,12 +9,15 @@ from collections.abc import Mapping
 import attrs
 from attrs import validators
 
+from ..errors import ConfigError
+
 __all__ = [
     "DATASET_OUTPUTS",
     "IMAGE_OUTPUTS",
     "DatasetOutput",
     "ImageOutput",
     "bidsignore",
+    "check_resolution",
     "on_network_grid",
     "resolution_label",
 ]
@@ -269,6 +272,32 @@ def resolution_label(spacing_mm: float) -> str:
     ('1mm', '1p5mm')
     """
     return f"{spacing_mm:g}mm".replace(".", "p")
+
+
+def check_resolution(res: str, spacing_mm: float, model: str) -> str:
+    """Check that a resolution is that of a model's grid; return the value of the ``res`` entity.
+
+    Parameters
+    ----------
+    res : str
+        What was asked for, such as ``1mm`` or ``1.5mm``.
+    spacing_mm : float
+        Voxel size of the model's grid.
+    model : str
+        Name of the model, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If it is another one.
+    """
+    label = resolution_label(spacing_mm)
+    if res.replace(".", "p") != label:
+        raise ConfigError(
+            f"--res {res}: the model {model} works on a grid of {spacing_mm:g} mm; "
+            f"ask for --res {label}, or learn a model with another --spacing-mm"
+        )
+    return label
 
 
 def on_network_grid(row: ImageOutput, spacing_mm: float) -> ImageOutput:

@@ -16,7 +16,7 @@ from .quality import SoftMeasures, normalised_entropy, soft_measures
 if TYPE_CHECKING:
     import torch
 
-    from ..segmentation import Model
+    from ..segmentation import Model, Posterior
 
 __all__ = ["Prediction", "predict"]
 
@@ -29,12 +29,21 @@ class Prediction:
 
     working: Floats
     """(X, Y, Z) the image on the working grid."""
-    posterior: Floats
-    """(K, X, Y, Z) posterior of each label."""
+    posterior: "Posterior"
+    """Posterior of each label in a box of the working grid; elsewhere is background."""
     conform: Conform
     """Leads from the working grid to that of the image."""
-    warnings: tuple[str, ...] = ()
-    """What went otherwise than asked for."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went otherwise than asked for."""
+        return self.posterior.warnings
+
+    @property
+    def values(self) -> Floats:
+        """(K, x, y, z) posteriors in the box."""
+        values: Floats = self.posterior.values.numpy()
+        return values
 
     @property
     def volume(self) -> Volume:
@@ -43,40 +52,70 @@ class Prediction:
 
     def channels(self) -> npt.NDArray[np.int16]:
         """Most probable label of each voxel of the image."""
-        return self.conform.posterior_to_source(self.posterior)
+        return self.conform.posterior_to_source(self.values, self.posterior.start)
 
     def working_channels(self) -> npt.NDArray[np.int16]:
         """Most probable label of each voxel of the working grid."""
-        winners: npt.NDArray[np.int16] = self.posterior.argmax(axis=0).astype(np.int16)
-        return winners
+        labels: npt.NDArray[np.int16] = self.posterior.labels().numpy()
+        return labels
+
+    def frame(self, channel: int, conform: Conform | None = None) -> Floats:
+        """Posterior of one label on the grid of the image, or on one that another object leads to.
+
+        Parameters
+        ----------
+        channel : int
+            The label.
+        conform : Conform, optional
+            Leads from the working grid to another one, such as a part of the image.
+        """
+        return (conform or self.conform).float_to_source(
+            self.values[channel], self.posterior.start, outside=float(channel == 0)
+        )
 
     def frames(self) -> Iterator[Floats]:
         """Give the posterior of one label after the other on the grid of the image."""
-        return (self.conform.float_to_source(frame) for frame in self.posterior)
+        return (self.frame(channel) for channel in range(len(self.values)))
 
     def working_frames(self) -> Iterator[Floats]:
         """Give the posterior of one label after the other on the working grid."""
-        return iter(self.posterior)
-
-    def working_entropy(self) -> Floats:
-        """Normalised entropy of the posteriors on the working grid."""
-        return normalised_entropy(self.posterior)
+        for channel, values in enumerate(self.values):
+            yield self._whole(values, outside=float(channel == 0))
 
     def entropy(self) -> Floats:
         """Normalised entropy of the posteriors on the grid of the image."""
-        return self.conform.float_to_source(self.working_entropy())
+        return self.conform.float_to_source(normalised_entropy(self.values), self.posterior.start)
+
+    def working_entropy(self) -> Floats:
+        """Normalised entropy of the posteriors on the working grid."""
+        return self._whole(normalised_entropy(self.values), outside=0.0)
 
     def soft(self) -> SoftMeasures:
         """Sum up the posteriors."""
-        return soft_measures(self.posterior)
+        return soft_measures(self.values)
 
     def structures(self) -> npt.NDArray[np.bool_]:
         """Voxels of the working grid that are more probably something than background."""
-        inside: npt.NDArray[np.bool_] = self.posterior[0] < 0.5
+        inside: npt.NDArray[np.bool_] = self._whole(self.values[0], outside=1.0) < 0.5
         return inside
 
+    def _whole(self, values: Floats, *, outside: float) -> Floats:
+        """Array on the whole working grid of one on the box."""
+        whole = np.full(self.posterior.shape, outside, dtype=np.float32)
+        whole[self.posterior.box] = values
+        return whole
 
-def predict(model: "Model", volume: Volume, device: "torch.device", *, weights: Path) -> Prediction:
+
+def predict(
+    model: "Model",
+    volume: Volume,
+    device: "torch.device",
+    *,
+    weights: Path,
+    flip: bool = True,
+    draws: int = 1,
+    memory_mb: float | None = None,
+) -> Prediction:
     """Bring an image to the model's grid and segment it there.
 
     Parameters
@@ -86,9 +125,16 @@ def predict(model: "Model", volume: Volume, device: "torch.device", *, weights: 
     volume : Volume
         The image.
     device : torch.device
-        Where to compute; if it runs out of memory, the CPU takes over.
+        Where to compute; if it runs out of memory, tiles become smaller, then the CPU takes over.
     weights : Path
         File of the weights, for the message.
+    flip : bool, default=True
+        Average with the prediction on the mirror image; not where there is no left and right to
+        exchange, as in a sagittal slice.
+    draws : int, default=1
+        Average over so many draws of small changes of the image.
+    memory_mb : float, optional
+        Memory that the network may take.
 
     Returns
     -------
@@ -99,28 +145,21 @@ def predict(model: "Model", volume: Volume, device: "torch.device", *, weights: 
     ModelError
         If the posteriors are not numbers.
     """
+    import torch
+
     conform = Conform.to_grid(volume, model.spacing_mm)
     # Beyond the field of view resampling fills with 0, which is to be the darkest value.
     working = conform.image(volume.data - volume.data.min())
-    posterior, warnings = _posterior(model, working, conform, device)
-    if not np.isfinite(posterior).all():
+    posterior = model.predict(
+        torch.from_numpy(working),
+        device=device,
+        flip=flip and bool(np.abs(conform.affine[:3, 0]).argmax() == 0),
+        draws=draws,
+        memory_mb=memory_mb,
+    )
+    if not bool(torch.isfinite(posterior.values).all()):
         raise ModelError(
             f"{weights}: gives posteriors for {volume.path} that are not numbers; "
             "the weights are damaged: copy the model again, or learn it again"
         )
-    return Prediction(working=working, posterior=posterior, conform=conform, warnings=warnings)
-
-
-def _posterior(
-    model: "Model", working: Floats, conform: Conform, device: "torch.device"
-) -> tuple[Floats, tuple[str, ...]]:
-    import torch
-
-    # A sagittal slice has no left and right to exchange
-    flip = bool(np.abs(conform.affine[:3, 0]).argmax() == 0)
-    tensor = torch.from_numpy(working)
-    try:
-        return model.posteriors(tensor, device=device, flip=flip).numpy(), ()
-    except torch.OutOfMemoryError:
-        warning = f"does not fit the memory of {device}; segmented on the CPU"
-    return model.posteriors(tensor, device="cpu", flip=flip).numpy(), (warning,)
+    return Prediction(working=working, posterior=posterior, conform=conform)

@@ -8,15 +8,18 @@ from typing import Any, cast
 from ..errors import DatasetError
 from ..labels import LabelScheme
 from ..reports.colors import hex_color, label_colors
+from ..reports.group_range import Group, group_name, index_group
 from ..reports.inputs import Failure, ImageSummary, Link, ModelReference
 from ..reports.pages import group_page, participant_page
 from ..reports.statistics import ImageValue
 from ..reports.tables import read_rows, to_number
+from .page_data import PageData, everyone
 from .report_model import report_model
 
-__all__ = ["report_group", "report_model", "report_participant"]
+__all__ = ["refresh_participants", "report_group", "report_model", "report_participant"]
 
 _CITATION: Link = {"href": "logs/CITATION.html", "text": "Methods text and references"}
+_GROUP: Link = {"href": "group.html", "text": "Report of the group"}
 
 
 def report_participant(
@@ -27,8 +30,9 @@ def report_participant(
     run: Mapping[str, Any],
     failures: Sequence[Mapping[str, Any]] = (),
     out_file: Path,
+    data_file: Path | None = None,
 ) -> Path:
-    """Write the page of a participant.
+    """Write the page of a participant: images of this run, and those of earlier ones.
 
     Parameters
     ----------
@@ -37,7 +41,8 @@ def report_participant(
     summaries : sequence of Path
         ``summary.json`` of each segmented image.
     output_dir : Path
-        Root of the derivative, which holds the outputs that the summaries name.
+        Root of the derivative, which holds the outputs that the summaries name, and what is kept
+        of earlier runs. If it has tables of the group, volumes are compared with them.
     run : mapping
         Record of the run (:func:`l2s_pydra.bids.provenance.run_record`).
     failures : sequence of mappings
@@ -45,6 +50,9 @@ def report_participant(
         (:class:`l2s_pydra.reports.inputs.Failure`).
     out_file : Path
         Page to write, to be read at the root of the derivative.
+    data_file : Path, optional
+        Where to keep what the page is made of, for later runs
+        (:meth:`~l2s_pydra.steps.page_data.PageData.place` in the derivative).
 
     Returns
     -------
@@ -56,16 +64,36 @@ def report_participant(
     DatasetError
         If a summary cannot be read.
     """
-    images = [_summary(path, Path(output_dir), Path(out_file).parent) for path in summaries]
-    images.sort(key=lambda image: image["source"])
-    return participant_page(
-        participant,
-        images,
-        out_file,
-        run=run,
-        failures=[cast(Failure, failure) for failure in failures],
-        links=[_CITATION],
-    )
+    before = PageData.read(participant, Path(output_dir))
+    data = before.merged([_read(path) for path in summaries], failures, run)
+    if data_file is not None:
+        data.write(Path(data_file))
+    groups = _groups(sorted(Path(output_dir).glob("seg-*_morph.tsv")))
+    return _participant_page(participant, data, Path(output_dir), Path(out_file), groups)
+
+
+def refresh_participants(*, output_dir: Path, tables: Sequence[Path], out_dir: Path) -> list[Path]:
+    """Write the pages of all participants anew, with the volumes of the group beside theirs.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Root of the derivative.
+    tables : sequence of Path
+        Tables of volumes of the group, ``seg-<label>_morph.tsv``.
+    out_dir : Path
+        Where to write the pages, to be read at the root of the derivative.
+
+    Returns
+    -------
+    list of Path
+        The pages.
+    """
+    groups = _groups(tables)
+    return [
+        _participant_page(who, data, Path(output_dir), Path(out_dir) / f"{who}.html", groups)
+        for who, data in everyone(Path(output_dir))
+    ]
 
 
 def report_group(
@@ -76,6 +104,9 @@ def report_group(
     out_file: Path,
     run: Mapping[str, Any] | None = None,
     models: Sequence[Mapping[str, Any]] = (),
+    roles: Mapping[str, str] | None = None,
+    output_dir: Path | None = None,
+    segmentation: str | None = None,
 ) -> Path:
     """Write the page of a group.
 
@@ -93,6 +124,13 @@ def report_group(
         Record of the run.
     models : sequence of mappings
         ``name``, ``sha256`` and ``version`` of each model that was used.
+    roles : mapping, optional
+        Part of the participant of each image in the training of the model, by the name of the image
+        (:func:`l2s_pydra.reports.pages.group_page`).
+    output_dir : Path, optional
+        Root of the derivative; what failed there in earlier runs, and remarks on images, are shown.
+    segmentation : str, optional
+        ``seg`` entity of the images whose remarks are shown.
 
     Returns
     -------
@@ -104,33 +142,90 @@ def report_group(
     DatasetError
         If a table cannot be read or lacks a column.
     """
+    kept = list(everyone(Path(output_dir))) if output_dir else []
+    failed = {failure["file"]: failure for _, data in kept for failure in data.failures}
+    failed |= {failure["file"]: failure for failure in failures}
     return group_page(
         _values(volumes, "volume_mm3"),
         out_file,
         dice=_values(dice, "dice") if dice else (),
-        failures=[cast(Failure, failure) for failure in failures],
+        roles=roles,
+        flags=[flag for _, data in kept for flag in _flags(data, segmentation)],
+        failures=[cast(Failure, failure) for failure in failed.values()],
         models=[cast(ModelReference, model) for model in models],
         run=run,
         links=[_CITATION],
     )
 
 
-def _summary(path: Path, output_dir: Path, page_dir: Path) -> ImageSummary:
-    """Summary of an image, with the colours of its figure and the page of its model."""
+def _participant_page(
+    participant: str,
+    data: PageData,
+    output_dir: Path,
+    out_file: Path,
+    groups: Mapping[str, Group],
+) -> Path:
+    images = [_shown(image, output_dir, out_file.parent) for image in data.images]
+    records = data.latest_first
+    return participant_page(
+        participant,
+        images,
+        out_file,
+        run=records[0] if records else {},
+        earlier=records[1:],
+        failures=[cast(Failure, failure) for failure in data.failures],
+        links=[_CITATION, *([_GROUP] if groups else [])],
+        groups=groups,
+    )
+
+
+def _groups(tables: Sequence[Path]) -> dict[str, Group]:
+    """Volumes of everyone, by the ``seg`` entity in the name of their table."""
+    groups = {}
+    for table in tables:
+        rows = read_rows(table, ("image", "name", "volume-mm3"))
+        values = (ImageValue(r["image"], r["name"], to_number(r["volume-mm3"])) for r in rows)
+        groups[Path(table).name.removeprefix("seg-").removesuffix("_morph.tsv")] = index_group(
+            values
+        )
+    return groups
+
+
+def _flags(data: PageData, segmentation: str | None) -> list[dict[str, str]]:
+    """Remarks on the images of a participant, one a line."""
+    found = []
+    for image in data.images:
+        if segmentation is None or image.get("segmentation") == segmentation:
+            texts = [flag["text"] for flag in image.get("flags", ())]
+            texts += [*image["warnings"], *image.get("header_warnings", ())]
+            name = group_name(cast(ImageSummary, image))
+            found += [{"name": name, "text": text} for text in texts]
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the summary of an image."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        table = output_dir / values["dseg"].replace(".nii.gz", ".tsv")
-        colors = _colors(table)
-        for row in values["volumes"]:
-            row["color"] = colors.get(row["index"])
-        page = f"models/model-{values['model']['name']}/report.html"
-        if any((folder / page).is_file() for folder in (output_dir, page_dir)):
-            values["model"]["page"] = page
+        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        _ = values["source"], values["dseg"], values["volumes"], values["model"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: is no summary of a segmentation ({error}); segment the image again"
         ) from error
-    return cast(ImageSummary, values)
+    return values
+
+
+def _shown(image: Mapping[str, Any], output_dir: Path, page_dir: Path) -> ImageSummary:
+    """Summary of an image, with the colours of its figure and the page of its model."""
+    colors = _colors(output_dir / image["dseg"].replace(".nii.gz", ".tsv"))
+    rows = [
+        {**row, "color": colors.get(row["index"], row.get("color"))} for row in image["volumes"]
+    ]
+    model = dict(image["model"])
+    page = f"models/model-{model['name']}/report.html"
+    if any((folder / page).is_file() for folder in (output_dir, page_dir)):
+        model["page"] = page
+    return cast(ImageSummary, {**image, "volumes": rows, "model": model})
 
 
 def _colors(table: Path) -> dict[int, str]:

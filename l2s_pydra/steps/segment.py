@@ -21,7 +21,7 @@ from .components import Removed, keep_largest
 from .device import computing_on
 from .flags import asymmetry_flags, field_of_view_flags, score_flags
 from .measures import Intracranial, intracranial, structure_rows
-from .outputs import resolution_label
+from .outputs import check_resolution
 from .posterior import Prediction, predict
 from .sources import is_stripped
 from .staged import Staged
@@ -68,6 +68,9 @@ def segment(
     save_mask: bool = True,
     res: str | None = None,
     keep_largest: Sequence[str] | None = None,
+    flip: bool = True,
+    test_time_draws: int = 1,
+    max_memory_mb: float | None = None,
     model_in_dataset: bool = True,
 ) -> SegmentResult:
     """Segment an image on its own grid.
@@ -101,6 +104,13 @@ def segment(
         Structures of which only the largest piece is kept in the label maps (posteriors stay as
         they are): ``all``, or their names, or none for all that do not rightly come in parts
         (:func:`l2s_pydra.steps.anatomy.comes_in_parts`).
+    flip : bool, default=True
+        Average with the prediction on the left-right mirror image.
+    test_time_draws : int, default=1
+        Average over so many draws of small changes of contrast, noise and position; the first one
+        changes nothing.
+    max_memory_mb : float, optional
+        Memory that the network may take on top of itself; tiles become as small as that asks for.
     model_in_dataset : bool, default=True
         Whether the model lies in ``models`` of the data set that the tree will be part of;
         otherwise sidecars name it by its checksum alone.
@@ -129,7 +139,15 @@ def segment(
     largest = named_structures(model.scheme, keep_largest)
     volume = load_image(image, allow_2d=model.learn_config.segmenter.ndim == 2)
     with computing_on(device, threads) as chosen:
-        found = predict(model, volume, chosen, weights=weights)
+        found = predict(
+            model,
+            volume,
+            chosen,
+            weights=weights,
+            flip=flip,
+            draws=test_time_draws,
+            memory_mb=max_memory_mb,
+        )
         result = _Result.of(found, volume, model, largest)
     for warning in (*result.warnings, *volume.warnings, *(f["text"] for f in result.flags)):
         logger.warning("%s: %s", image, warning)
@@ -140,6 +158,7 @@ def segment(
         source=source,
         like=volume,
         model_in_dataset=model_in_dataset,
+        details={"FlipAveraging": flip and model.scheme.mirrors, "TestTimeDraws": test_time_draws},
     )
     try:
         staged.labels(result.channels, **result.details)
@@ -151,7 +170,7 @@ def segment(
         if entropy:
             staged.entropy(found.entropy())
         if network:
-            _on_network_grid(staged, found, largest, probseg, entropy, save_mask)
+            _write_on_network_grid(staged, found, largest, probseg, entropy, save_mask)
         staged.figure(result.channels)
         seconds = round(time.perf_counter() - start, 2)
         summary = staged.summary({**result.summary, "seconds": seconds})
@@ -167,12 +186,7 @@ def _is_network_grid(res: str | None, model: "Model", entities: Mapping[str, str
     """Whether outputs on the network's grid are asked for; another grid is refused."""
     if res is None:
         return False
-    label = resolution_label(model.spacing_mm)
-    if res.replace(".", "p") != label:
-        raise ConfigError(
-            f"--res {res}: the model {model.name} works on a grid of {model.spacing_mm:g} mm; "
-            f"ask for --res {label}, or learn a model with another --spacing-mm"
-        )
+    label = check_resolution(res, model.spacing_mm, model.name)
     if entities.get("res") == label:
         raise ConfigError(
             f"--res {res}: the name of the image has res-{label} already, so that the outputs on "
@@ -181,7 +195,7 @@ def _is_network_grid(res: str | None, model: "Model", entities: Mapping[str, str
     return True
 
 
-def _on_network_grid(
+def _write_on_network_grid(
     staged: Staged,
     found: Prediction,
     largest: Sequence[int],

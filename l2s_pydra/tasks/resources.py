@@ -32,6 +32,8 @@ class Resources:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
     threads: int | None = None
     """CPU threads; ``None`` leaves PyTorch's default."""
+    max_memory_mb: float | None = None
+    """Memory that a network may take to segment, MB; tiles become as small as that asks for."""
     processes: int = 1
     """Processes that share every batch of a training, one for each GPU."""
     checkpoint_dir: str | None = None

@@ -34,8 +34,22 @@ class Segment(python.Task["Segment.Outputs"]):
         Path of the image relative to its data set, for the provenance.
     probseg : bool
         Write the posterior of every label too.
+    entropy : bool
+        Write the entropy of the posteriors too.
     save_mask : bool
         Write a mask of all structures too.
+    res : str, optional
+        Voxel size of the model's grid, such as ``1mm``: write outputs on that grid too.
+    keep_largest : list of str, optional
+        Structures of which only the largest piece is kept: names, ``all``, or none for all that do
+        not rightly come in parts.
+    flip : bool
+        Average with the prediction on the left-right mirror image.
+    test_time_draws : int
+        Average over so many draws of small changes of the image.
+    model_in_dataset : bool
+        Whether the model lies in ``models`` of the data set that the tree will be part of;
+        otherwise sidecars name it by its checksum alone.
     resources : Resources
         Where to run; not hashed.
     code_version : str
@@ -49,7 +63,13 @@ class Segment(python.Task["Segment.Outputs"]):
     entities: dict[str, str]
     source: str
     probseg: bool = False
+    entropy: bool = False
     save_mask: bool = True
+    res: str | None = None
+    keep_largest: list[str] | None = None
+    flip: bool = True
+    test_time_draws: int = 1
+    model_in_dataset: bool = True
     resources: Resources = Resources()
     code_version: str = __version__
 
@@ -82,7 +102,13 @@ class Segment(python.Task["Segment.Outputs"]):
         entities: dict[str, str],
         source: str,
         probseg: bool,
+        entropy: bool,
         save_mask: bool,
+        res: str | None,
+        keep_largest: list[str] | None,
+        flip: bool,
+        test_time_draws: int,
+        model_in_dataset: bool,
         resources: Resources,
         code_version: str,
     ) -> tuple[Path, Path, Path, Path]:
@@ -100,9 +126,16 @@ class Segment(python.Task["Segment.Outputs"]):
             device=resources.device,
             threads=resources.threads,
             probseg=probseg,
+            entropy=entropy,
             save_mask=save_mask,
+            res=res,
+            keep_largest=keep_largest,
+            flip=flip,
+            test_time_draws=test_time_draws,
+            max_memory_mb=resources.max_memory_mb,
+            model_in_dataset=model_in_dataset,
         )
-        (dseg,) = (path for path in result.files if path.name.endswith("_dseg.nii.gz"))
+        dseg = next(path for path in result.files if path.name.endswith("_dseg.nii.gz"))
         (morph,) = (path for path in result.files if path.name.endswith("_morph.tsv"))
         # The summary is for the report and not for the derivative: out of the staged tree.
         summary = result.summary.rename(Path("summary.json").absolute())

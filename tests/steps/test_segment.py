@@ -2,6 +2,7 @@
 
 import json
 
+import attrs
 import nibabel as nb
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from l2s_pydra.images.conform import Conform
 from l2s_pydra.images.volume import Volume
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.reports.colors import hex_color, label_colors
-from l2s_pydra.segmentation import Model
+from l2s_pydra.segmentation import Model, Posterior
 from l2s_pydra.steps import segment as module
 from l2s_pydra.steps import staged
 from l2s_pydra.steps.posterior import Prediction
@@ -206,11 +207,11 @@ def test_predicts_once_and_loads_once(phantom, run, monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(Model, "posteriors", counting("posteriors", Model.posteriors))
+    monkeypatch.setattr(Model, "predict", counting("predict", Model.predict))
     monkeypatch.setattr(module, "load_image", counting("load", module.load_image))
     monkeypatch.setattr(staged, "save_labels", counting("save", staged.save_labels))
     run(phantom(LIA)[0], probseg=True)
-    assert sorted(calls) == ["load", "posteriors", "save", "save"]
+    assert sorted(calls) == ["load", "predict", "save", "save"]
 
 
 def test_same_input_same_bytes(phantom, run, tmp_path):
@@ -260,7 +261,8 @@ def test_warns_of_a_head_where_the_model_knows_brains(make_model):
     channels[6:14, 6:14, 6:14] = np.arange(8) % 3
     volume = Volume(data=working, affine=np.eye(4), header=None, path="a")
     conform = Conform.to_grid(volume, 1.0)
-    found = Prediction(working=working, posterior=brain, conform=conform)
+    posterior = Posterior(values=torch.from_numpy(brain), start=(0, 0, 0), shape=(20, 20, 20))
+    found = Prediction(working=working, posterior=posterior, conform=conform)
     assert any("skull" in doubt for doubt in module._doubts(loaded, found, channels))
     working[brain[0] == 1] = 0
     assert module._doubts(loaded, found, channels) == []
@@ -346,16 +348,15 @@ def test_gpu_that_is_not_there(phantom, run, monkeypatch):
         run(phantom(LIA)[0], device="cuda")
 
 
-def test_full_gpu_falls_back_to_the_cpu(phantom, run, monkeypatch):
-    posteriors = Model.posteriors
+def test_what_went_otherwise_is_told(phantom, run, monkeypatch):
+    predict = Model.predict
 
-    def full(self, image, *, device, **options):
-        if torch.device(device).type == "meta":
-            raise torch.OutOfMemoryError("no room")
-        return posteriors(self, image, device=device, **options)
+    def elsewhere(self, image, *, device, **options):
+        found = predict(self, image, device="cpu", **options)
+        return attrs.evolve(found, warnings=("segmented on the CPU",))
 
-    monkeypatch.setattr(Model, "posteriors", full)
-    result = run(phantom(LIA)[0], device="meta")
+    monkeypatch.setattr(Model, "predict", elsewhere)
+    result = run(phantom(LIA)[0])
     assert "segmented on the CPU" in warnings(result)
 
 

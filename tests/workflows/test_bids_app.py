@@ -50,14 +50,21 @@ def test_pages_of_model_participants_and_group(finished, model):
 def test_tables_of_the_group(finished):
     volumes = rows(finished.output / "seg-tissue_morph.tsv")
     assert list(volumes[0]) == [
-        *("participant_id", "session_id", "desc", "image", "index", "name", "volume-mm3")
+        *("participant_id", "session_id", "desc", "image", "index", "name", "volume-mm3"),
+        *("soft-volume-mm3", "self-dice", "predicted-dice"),
     ]
+    structures = [row for row in volumes if row["index"] != "n/a"]
+    assert all(
+        0 <= float(row["predicted-dice"]) <= 1 for row in structures if row["self-dice"] != "n/a"
+    )
     who = {(row["participant_id"], row["session_id"]) for row in volumes}
     assert who == {("sub-01", "ses-01"), ("sub-01", "ses-02")} | {
         (f"sub-0{n}", "n/a") for n in (2, 3, 4)
     }
     dice = rows(finished.output / "seg-tissue_dice.tsv")
     assert {row["participant_id"] for row in dice} == {"sub-01", "sub-02", "sub-03"}
+    assert {row["participant_id"] for row in dice if row["role"] == "validate"} == {"sub-03"}
+    assert {row["role"] for row in dice} == {"learn", "validate"}
     assert all(0 <= float(row["dice"]) <= 1 for row in dice if row["dice"] != "n/a")
 
 

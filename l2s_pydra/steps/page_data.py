@@ -1,0 +1,117 @@
+"""What the pages of participants show, kept beside them from run to run.
+
+A run segments some images of a participant; the page shows all. ``report.json`` holds the summaries,
+failures and records of runs that the page is made of.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..bids.derivatives import dataset_path, write_json
+from .outputs import DATASET_OUTPUTS
+
+__all__ = ["PageData", "everyone"]
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class PageData:
+    """What the page of a participant is made of."""
+
+    images: Sequence[Mapping[str, Any]] = ()
+    """Summary of each segmented image (:func:`l2s_pydra.steps.segment.segment`), with ``run``."""
+    failures: Sequence[Mapping[str, Any]] = ()
+    """Images that could not be segmented when it was tried last."""
+    runs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    """Record of each run that made an image, by its identifier."""
+
+    @classmethod
+    def read(cls, participant: str, output_dir: Path) -> "PageData":
+        """Read what is kept of a participant; nothing if there is nothing, or it cannot be read."""
+        path = cls.place(participant, output_dir)
+        if not path.is_file():
+            return cls()
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            data = cls(**{name: values[name] for name in ("images", "failures", "runs")})
+            images = [image for image in data.images if (output_dir / image["dseg"]).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning(
+                "%s: cannot be read (%s); the page shows what is made now only", path, error
+            )
+            return cls()
+        return attrs.evolve(data, images=images)
+
+    @staticmethod
+    def place(participant: str, root: Path) -> Path:
+        """Where the data of a participant's page are."""
+        row = DATASET_OUTPUTS["page_data"]
+        return Path(root) / dataset_path(row, participant=participant)
+
+    def merged(
+        self,
+        images: Iterable[Mapping[str, Any]],
+        failures: Iterable[Mapping[str, Any]],
+        run: Mapping[str, Any],
+    ) -> "PageData":
+        """Return what there is after a run: its images and failures take the place of former ones.
+
+        Parameters
+        ----------
+        images, failures : iterables of mappings
+            Those of the run.
+        run : mapping
+            Its record.
+        """
+        name = str(run.get("run", {}).get("id", ""))
+        new = {_key(image): {**image, "run": name} for image in images}
+        kept = {_key(image): image for image in self.images}
+        failed = {failure["file"]: failure for failure in failures}
+        done = {image["source"] for image in new.values()}
+        before = {f["file"]: f for f in self.failures if f["file"] not in done}
+        together = sorted({**kept, **new}.items())
+        records = {**self.runs, name: run}
+        used = {name, *(image.get("run", "") for _, image in together)}
+        return PageData(
+            images=[image for _, image in together],
+            failures=[failure for _, failure in sorted({**before, **failed}.items())],
+            runs={key: record for key, record in records.items() if key in used},
+        )
+
+    def write(self, path: Path) -> Path:
+        """Write it as JSON."""
+        return write_json(path, attrs.asdict(self, recurse=False))
+
+    @property
+    def latest_first(self) -> list[Mapping[str, Any]]:
+        """Records of the runs; their identifiers begin with the time."""
+        return [self.runs[name] for name in sorted(self.runs, reverse=True)]
+
+
+def everyone(output_dir: Path) -> Iterator[tuple[str, PageData]]:
+    """Give each participant of a derivative whose page data are kept.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Root of the derivative.
+
+    Yields
+    ------
+    participant : str
+        ``sub-<label>``.
+    data : PageData
+    """
+    for path in sorted(Path(output_dir).glob(str(PageData.place("sub-*", Path())))):
+        participant = path.relative_to(output_dir).parts[0]
+        yield participant, PageData.read(participant, Path(output_dir))
+
+
+def _key(image: Mapping[str, Any]) -> tuple[str, str]:
+    return str(image["source"]), str(image.get("segmentation", ""))
