@@ -65,7 +65,7 @@ class FlagRow(TypedDict):
     """A remark on the quality of a segmentation."""
 
     kind: str
-    """``field of view``, ``score``, ``asymmetry`` or ``group``."""
+    """``field of view``, ``score``, ``asymmetry``, ``pieces`` or ``group``."""
     structures: Sequence[str]
     """Names of the structures it is about."""
     text: str

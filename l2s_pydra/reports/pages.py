@@ -130,7 +130,7 @@ def group_page(
     *,
     dice: Sequence[ImageValue] = (),
     roles: Mapping[str, str] | None = None,
-    flags: Sequence[Mapping[str, str]] = (),
+    flags: Sequence[Mapping[str, Any]] = (),
     failures: Sequence[Failure] = (),
     pages: Mapping[str, str] | None = None,
     models: Sequence[ModelReference] = (),
@@ -153,7 +153,7 @@ def group_page(
         ``test``, ``none`` (no part in the training) or ``n/a`` (not known, the default). Dice of
         different roles are not averaged together.
     flags : sequence of mappings
-        ``name`` of an image and ``text`` of a remark on it.
+        ``name`` of an image and ``texts``, remarks on it.
     failures : sequence of Failure
         Images that could not be segmented.
     pages : mapping, optional

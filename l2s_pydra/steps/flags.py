@@ -9,8 +9,16 @@ import numpy.typing as npt
 
 from ..labels import LabelScheme
 from .anatomy import is_extracranial
+from .components import Removed
 
-__all__ = ["ASYMMETRY", "Flag", "asymmetry_flags", "field_of_view_flags", "score_flags"]
+__all__ = [
+    "ASYMMETRY",
+    "Flag",
+    "asymmetry_flags",
+    "field_of_view_flags",
+    "removal_flags",
+    "score_flags",
+]
 
 ASYMMETRY = 1.5
 """Ratio of both sides' volumes from which a pair is told of."""
@@ -19,7 +27,8 @@ _ASYMMETRY_VENTRICLES = 3.0
 _LOW_DICE = 0.5
 _BELOW_VALIDATION = 0.1
 """Least distance below the Dice of the validation images that is told of."""
-_LOW_AGREEMENT = 0.7
+_LOW_AGREEMENT = 0.6
+_LARGE_PIECE = 0.1
 _FEWEST_FACES = 4
 _ENDS = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
@@ -29,7 +38,7 @@ class Flag:
     """One remark."""
 
     kind: str
-    """``field of view``, ``score`` or ``asymmetry``."""
+    """``field of view``, ``score``, ``asymmetry`` or ``pieces``."""
     structures: tuple[str, ...]
     """Names of the structures it is about."""
     text: str
@@ -103,7 +112,7 @@ def score_flags(rows: Sequence[Mapping[str, Any]], quality: Mapping[str, Any] | 
     """Find structures whose score is low.
 
     With a calibrated score, below 0.5, or below the structure's Dice on the validation images by
-    more than 0.1 and twice the error of the score; without, an agreement below 0.7.
+    more than 0.1 and twice the error of the score; without, an agreement below 0.6.
 
     Parameters
     ----------
@@ -142,6 +151,39 @@ def score_flags(rows: Sequence[Mapping[str, Any]], quality: Mapping[str, Any] | 
         for found, words in remarks
         if found
     ]
+
+
+def removal_flags(
+    channels: npt.NDArray[np.int16], removed: Sequence[Removed], scheme: LabelScheme
+) -> list[Flag]:
+    """Find structures that lost more than a tenth when their largest piece was kept.
+
+    These may be two structures under one label, such as a left and a right one.
+
+    Parameters
+    ----------
+    channels : (X, Y, Z) int16 array
+        Channel of each voxel, largest pieces only.
+    removed : sequence of Removed
+        What was taken away.
+    scheme : LabelScheme
+        The labels.
+
+    Returns
+    -------
+    list of Flag
+    """
+    flags = []
+    for item in removed:
+        share = item.voxels / (item.voxels + np.count_nonzero(channels == item.channel))
+        if share > _LARGE_PIECE:
+            name = scheme.names[item.channel]
+            text = (
+                f"{name}: {100 * share:.0f} % of it was taken away as it is not connected to the "
+                "largest piece; if the label stands for several structures, do not ask for that"
+            )
+            flags.append(Flag(kind="pieces", structures=(name,), text=text))
+    return flags
 
 
 def asymmetry_flags(rows: Sequence[Mapping[str, Any]], scheme: LabelScheme) -> list[Flag]:

@@ -191,15 +191,15 @@ def _groups(tables: Sequence[Path]) -> dict[str, Group]:
     return groups
 
 
-def _flags(data: PageData, segmentation: str | None) -> list[dict[str, str]]:
-    """Remarks on the images of a participant, one a line."""
+def _flags(data: PageData, segmentation: str | None) -> list[dict[str, Any]]:
+    """Remarks on the images of a participant that have any."""
     found = []
     for image in data.images:
         if segmentation is None or image.get("segmentation") == segmentation:
             texts = [flag["text"] for flag in image.get("flags", ())]
             texts += [*image["warnings"], *image.get("header_warnings", ())]
-            name = group_name(cast(ImageSummary, image))
-            found += [{"name": name, "text": text} for text in texts]
+            if texts:
+                found.append({"name": group_name(cast(ImageSummary, image)), "texts": texts})
     return found
 
 

@@ -19,7 +19,7 @@ from ..images.volume import Volume, load_image, voxel_volume_mm3
 from .anatomy import is_extracranial, named_structures
 from .components import Removed, keep_largest
 from .device import computing_on
-from .flags import asymmetry_flags, field_of_view_flags, score_flags
+from .flags import asymmetry_flags, field_of_view_flags, removal_flags, score_flags
 from .measures import Intracranial, intracranial, structure_rows
 from .outputs import check_resolution
 from .posterior import Prediction, predict
@@ -248,6 +248,7 @@ class _Result:
             *field_of_view_flags(channels, volume.affine, scheme),
             *score_flags(rows, quality),
             *asymmetry_flags(rows, scheme),
+            *removal_flags(channels, removed, scheme),
         ]
         return cls(
             channels=channels,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Staged"]
 
+_FILL = 0.33
+"""Opacity of labels in the figure; the image shows through, outlines are opaque."""
 Channels = npt.NDArray[np.int16]
 Floats = npt.NDArray[np.float32]
 
@@ -138,6 +140,7 @@ class Staged:
             scheme,
             self.path("figure"),
             affine=self.like.affine,
+            alpha=_FILL,
         )
 
     def summary(self, values: Mapping[str, Any]) -> Path:

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from l2s_pydra.labels import Label, LabelScheme
-from l2s_pydra.steps.flags import asymmetry_flags, field_of_view_flags, score_flags
+from l2s_pydra.steps.components import Removed
+from l2s_pydra.steps.flags import (
+    asymmetry_flags,
+    field_of_view_flags,
+    removal_flags,
+    score_flags,
+)
 
 SCHEME = LabelScheme(
     [
@@ -57,7 +63,7 @@ def test_low_scores_are_told_against_what_they_should_be():
 
 
 def test_without_calibration_the_agreement_is_told():
-    (flag,) = score_flags([row("a", None, 0.6), row("b", None, 0.9), row("c", None, None)], None)
+    (flag,) = score_flags([row("a", None, 0.5), row("b", None, 0.9), row("c", None, None)], None)
     assert flag.structures == ("a",)
     assert "unsure" in flag.text
 
@@ -73,3 +79,12 @@ def test_one_side_much_larger_than_the_other():
     assert "2.00 ml, Right-Putamen 5.00 ml: one side is 2.5 times" in flag.text
     rows[1]["volume_mm3"] = 0.0  # missing: told of elsewhere
     assert asymmetry_flags(rows, SCHEME) == []
+
+
+def test_a_structure_that_lost_much_may_be_two():
+    channels = np.zeros((10, 10, 1), dtype=np.int16)
+    channels[:5] = 5
+    lost = [Removed(channel=5, pieces=1, voxels=50)]
+    (flag,) = removal_flags(channels, lost, SCHEME)
+    assert flag.text.startswith("cerebellum: 50 % of it was taken away")
+    assert removal_flags(channels, [Removed(channel=5, pieces=2, voxels=3)], SCHEME) == []
