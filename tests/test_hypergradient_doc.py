@@ -9,14 +9,6 @@ import torch
 PAGE = Path(__file__).parents[1] / "docs" / "hypergradient.md"
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("start", [0.5, 3.0])
 def test_the_blur_of_the_real_images_is_found(start):

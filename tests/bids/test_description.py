@@ -1,8 +1,4 @@
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -205,33 +201,28 @@ def derivative(raw):
     return root
 
 
-def validate(root, *options):
-    # The wheel bids-validator-deno belongs to the test extra and puts the program on the path, or
-    # beside the interpreter of an environment that is not activated.
-    program = shutil.which("bids-validator-deno") or shutil.which(
-        "bids-validator-deno", path=str(Path(sys.executable).parent)
-    )
-    assert program, "install the test extra: pip install 'l2s_pydra[test]'"
-    done = subprocess.run(
-        [program, str(root), "--format", "json", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    return {
-        severity: sorted({i["code"] for i in issues if i["severity"] == severity})
-        for severity in ("error", "warning")
-    }
+@pytest.fixture
+def validate(bids_validator):
+    """Codes of errors and of warnings."""
+
+    def validate(root):
+        done = bids_validator(root, "--format", "json")
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        return {
+            severity: sorted({i["code"] for i in issues if i["severity"] == severity})
+            for severity in ("error", "warning")
+        }
+
+    return validate
 
 
-def test_the_validator_finds_nothing_wrong(derivative):
+def test_the_validator_finds_nothing_wrong(derivative, validate):
     issues = validate(derivative)
     assert issues["error"] == []
     assert issues["warning"] == ["TOO_FEW_AUTHORS"]  # who they are is for the user to say
 
 
-def test_the_validator_would_find_what_bidsignore_hides(derivative):
+def test_the_validator_would_find_what_bidsignore_hides(derivative, validate):
     (derivative / ".bidsignore").unlink()
     assert "NOT_INCLUDED" in validate(derivative)["error"]
 

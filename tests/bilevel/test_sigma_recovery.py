@@ -14,14 +14,6 @@ SIGMA, SEED = 0.10, 0
 
 
 @pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def load(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module

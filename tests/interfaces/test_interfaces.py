@@ -12,7 +12,7 @@ from l2s_pydra.workflows.nipype import init_learn_wf, init_segment_wf
 
 
 @pytest.fixture(scope="session")
-def nipype_inputs(inputs):
+def nipype_inputs(tiny_training):
     """Inputs as Nipype takes them: strings, nothing undefined."""
 
     def plain(value):
@@ -20,7 +20,7 @@ def nipype_inputs(inputs):
             return [plain(item) for item in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {name: plain(value) for name, value in inputs.items() if value is not None}
+    return {name: plain(value) for name, value in tiny_training.items() if value is not None}
 
 
 @pytest.fixture(scope="session")

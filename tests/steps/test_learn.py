@@ -39,22 +39,6 @@ FILES = {
 }
 
 
-def config(ndim=3, **changes):
-    settings = {
-        "spacing_mm": 8.0,
-        "segmenter__ndim": ndim,
-        "segmenter__width": 4,
-        "segmenter__depth": 2,
-        "training__steps": STEPS,
-        "training__theta_warmup_steps": 1,
-        "training__wide_share": 0.0,
-        "training__learned_remap_share": 0.0,
-        "training__validate_every": 2,
-        "training__checkpoint_every": 2,
-    }
-    return LearnConfig().evolve(**{**settings, **changes}).to_dict()
-
-
 def read_tsv(path):
     header, *rows = (line.split("\t") for line in path.read_text().splitlines())
     return [dict(zip(header, row, strict=True)) for row in rows]
@@ -66,7 +50,7 @@ def no_constants(name):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("mode", ["learn2synth", "synthseg", "supervised"])
-def test_model_folder(inputs, ndim, mode):
+def test_model_folder(inputs, config, ndim, mode):
     settings = config(ndim, training__mode=mode)
     given = inputs(config=settings)
     folder = learn(**given)
@@ -158,7 +142,7 @@ def test_samples_are_of_one_size(inputs):
             assert 50 < arrays["images"].max() <= 200
 
 
-def test_same_inputs_same_model(inputs, tmp_path):
+def test_same_inputs_same_model(inputs, config, tmp_path):
     one = learn(**inputs(threads=1))
     torch.manual_seed(5)
     two = learn(**inputs(out_dir=tmp_path / "two", threads=1))
@@ -307,9 +291,18 @@ def test_lists_that_do_not_fit(inputs, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"augmentation__name": "magic"}, "unknown augmentation 'magic'"),
+        ({"augmentation__options": {"volume": 3}}, "no option 'volume'"),
+    ],
+)
+def test_augmentations_that_are_none(inputs, config, change, said):
+    assert said in error_of(inputs(config=config(**change)), ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
         ({"config": {"training": {"stepz": 3}}}, "unknown setting 'stepz'"),
-        ({"config": config(augmentation__name="magic")}, "unknown augmentation 'magic'"),
-        ({"config": config(augmentation__options={"volume": 3})}, "no option 'volume'"),
         ({"device": "abacus"}, "unknown device 'abacus'"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not there"),
         ({"threads": 0}, "0 threads are not enough"),

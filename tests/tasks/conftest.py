@@ -1,36 +1,9 @@
-"""What one tiny training needs, and its model."""
+"""Pydra, apart from what other runs left."""
 
 import pytest
-
-from l2s_pydra import bids_examples
-from l2s_pydra.bids.dataset import build_training_set
-from l2s_pydra.config import preset
 
 
 @pytest.fixture(autouse=True)
 def _quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_ET", "1")
     monkeypatch.setenv("PYDRA_HASH_CACHE", str(tmp_path / "hashes"))
-
-
-@pytest.fixture(scope="session")
-def inputs():
-    """Inputs of the task ``Learn`` for the phantom data set."""
-    data = bids_examples.path("phantom")
-    derivatives = data / "derivatives"
-    found = build_training_set(data, derivatives / "reference", derivatives / "labelmaps")
-    pairs = (*found.learn, *found.validate)
-    config = preset("quick").evolve(
-        spacing_mm=4.0, segmenter__width=2, training__steps=2, training__validate_every=1
-    )
-    return {
-        "images": [image.path for image, _ in pairs],
-        "labels": [labels for _, labels in pairs],
-        "participants": [image.participant for image, _ in pairs],
-        "roles": ["learn"] * len(found.learn) + ["validate"] * len(found.validate),
-        "label_maps": [record.path for record in found.label_maps],
-        "config": config.to_dict(),
-        "real_table": found.real_table,
-        "maps_table": found.maps_table,
-        "segmentation": "tissue",
-    }

@@ -15,18 +15,18 @@ CPU = Resources(device="cpu", threads=1)
 
 
 @pytest.fixture(scope="session")
-def learned(inputs, tmp_path_factory):
+def learned(tiny_training, tmp_path_factory):
     """Outputs of the task ``Learn``."""
-    return Learn(**inputs, resources=CPU)(cache_root=tmp_path_factory.mktemp("cache"))
+    return Learn(**tiny_training, resources=CPU)(cache_root=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def segment(learned, inputs):
+def segment(learned, tiny_training):
     """Make a task that segments the last image."""
 
     def segment(image=None, **changes):
         values = {
-            "image": image or inputs["images"][-1],
+            "image": image or tiny_training["images"][-1],
             "weights": learned.weights,
             "config": learned.model_config,
             "labels": learned.model_labels,
@@ -47,7 +47,7 @@ def test_learn_returns_the_model_folder_and_its_files(learned):
     assert json.loads(Path(learned.model_config).read_text())["segmentation"] == "tissue"
 
 
-def test_learn_segment_evaluate(learned, segment, inputs, tmp_path):
+def test_learn_segment_evaluate(learned, segment, tiny_training, tmp_path):
     segmented = segment(probseg=True)(cache_root=tmp_path)
     tree = Path(segmented.tree)
     assert Path(segmented.dseg).is_relative_to(tree)
@@ -57,8 +57,8 @@ def test_learn_segment_evaluate(learned, segment, inputs, tmp_path):
     compared = Evaluate(
         dsegs=[segmented.dseg],
         names=["sub-03_T1w"],
-        references=[inputs["labels"][-1]],
-        reference_table=inputs["real_table"],
+        references=[tiny_training["labels"][-1]],
+        reference_table=tiny_training["real_table"],
         model_labels=learned.model_labels,
     )(cache_root=tmp_path)
     header, *rows = Path(compared.table).read_text().splitlines()
@@ -66,10 +66,10 @@ def test_learn_segment_evaluate(learned, segment, inputs, tmp_path):
     assert len(rows) == 5
 
 
-def test_assess_a_model(learned, inputs, tmp_path):
+def test_assess_a_model(learned, tiny_training, tmp_path):
     given = {
-        "images": inputs["images"][-1:],
-        "references": inputs["labels"][-1:],
+        "images": tiny_training["images"][-1:],
+        "references": tiny_training["labels"][-1:],
         "names": ["sub-03_T1w"],
         "participants": ["sub-03"],
         "contrasts": ["T1w"],
@@ -77,7 +77,7 @@ def test_assess_a_model(learned, inputs, tmp_path):
         "weights": learned.weights,
         "config": learned.model_config,
         "labels": learned.model_labels,
-        "reference_table": inputs["real_table"],
+        "reference_table": tiny_training["real_table"],
     }
     task = Assess(**given, resources=CPU)
     assessed = task(cache_root=tmp_path)
@@ -90,8 +90,8 @@ def test_assess_a_model(learned, inputs, tmp_path):
     assert Assess(**{**given, "names": ["sub-04_T1w"]})._checksum != task._checksum
 
 
-def test_preview_returns_the_folder_of_the_page(inputs, tmp_path):
-    given = {key: value for key, value in inputs.items() if key != "segmentation"}
+def test_preview_returns_the_folder_of_the_page(tiny_training, tmp_path):
+    given = {key: value for key, value in tiny_training.items() if key != "segmentation"}
     task = Preview(**given, count=1, resources=CPU)
     folder = Path(task(cache_root=tmp_path).folder)
     assert (folder / "index.html").is_file()
@@ -99,11 +99,11 @@ def test_preview_returns_the_folder_of_the_page(inputs, tmp_path):
     assert Preview(**given, count=2)._checksum != task._checksum
 
 
-def test_the_content_of_the_image_counts(segment, inputs, tmp_path):
+def test_the_content_of_the_image_counts(segment, tiny_training, tmp_path):
     copy = tmp_path / "copy.nii.gz"
-    shutil.copy(inputs["images"][-1], copy)
+    shutil.copy(tiny_training["images"][-1], copy)
     assert segment(copy)._checksum == segment()._checksum
-    shutil.copy(inputs["images"][0], copy)
+    shutil.copy(tiny_training["images"][0], copy)
     assert segment(copy)._checksum != segment()._checksum
 
 
@@ -121,16 +121,18 @@ def test_what_changes_the_result_changes_the_hash(segment, changes):
     assert segment(**changes)._checksum != segment()._checksum
 
 
-def test_where_a_task_runs_does_not(segment, inputs):
+def test_where_a_task_runs_does_not(segment, tiny_training):
     elsewhere = Resources(device="cuda:1", threads=7)
     assert segment(resources=elsewhere)._checksum == segment()._checksum
     resumable = Resources(checkpoint_dir="/somewhere")
-    assert Learn(**inputs, resources=resumable)._checksum == Learn(**inputs)._checksum
+    assert Learn(**tiny_training, resources=resumable)._checksum == Learn(**tiny_training)._checksum
 
 
-def test_settings_change_the_hash_of_learn(inputs):
-    config = {**inputs["config"], "spacing_mm": 5.0}
-    assert Learn(**{**inputs, "config": config})._checksum != Learn(**inputs)._checksum
+def test_settings_change_the_hash_of_learn(tiny_training):
+    config = {**tiny_training["config"], "spacing_mm": 5.0}
+    assert (
+        Learn(**{**tiny_training, "config": config})._checksum != Learn(**tiny_training)._checksum
+    )
 
 
 def test_a_broken_image_fails_when_it_runs(segment, tmp_path):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import nibabel as nb
 import numpy as np
@@ -78,14 +77,8 @@ def test_the_run_is_recorded_without_naming_the_computer(finished):
             assert str(finished.work.parent) not in path.read_text(), path
 
 
-def test_the_derivative_is_valid(finished):
-    program = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent))
-    done = subprocess.run(
-        [program or "bids-validator-deno", "--ignoreWarnings", str(finished.output)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_derivative_is_valid(finished, bids_validator):
+    done = bids_validator(finished.output, "--ignoreWarnings")
     assert done.returncode == 0, done.stdout
 
 

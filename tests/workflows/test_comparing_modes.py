@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -98,7 +96,7 @@ def test_page_table_and_answer(compared):
     assert "synthseg, seed 1: step 4 of 4" in compared.said
 
 
-def test_the_run_is_recorded_and_the_derivative_is_valid(compared):
+def test_the_run_is_recorded_and_the_derivative_is_valid(compared, bids_validator):
     assert "`comparison`" in (compared.output / "README.md").read_text()
     (record,) = compared.output.glob("logs/*/l2s_pydra.toml")
     settings = tomllib.loads(record.read_text())["settings"]
@@ -107,13 +105,7 @@ def test_the_run_is_recorded_and_the_derivative_is_valid(compared):
     for path in compared.output.rglob("*"):
         if path.suffix in (".toml", ".json", ".html", ".md", ".tsv", ".txt"):
             assert str(compared.work.parent) not in path.read_text(), path
-    program = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent))
-    done = subprocess.run(
-        [program or "bids-validator-deno", "--ignoreWarnings", str(compared.output)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = bids_validator(compared.output, "--ignoreWarnings")
     assert done.returncode == 0, done.stdout
 
 
