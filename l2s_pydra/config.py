@@ -253,7 +253,7 @@ class TrainingConfig:
     takes this into account. Now and then a synthetic image has one twenty times the usual."""
     stop_after_skipped: int = attrs.field(default=25, validator=count)
     """Steps in a row without a finite loss and gradient (they are skipped) that end the run."""
-    wide_share: float = attrs.field(default=0.7, validator=share)
+    wide_share: float = attrs.field(default=0.85, validator=share)
     """Share of draws that keep the generator's wide ranges instead of A_theta; only for
     augmentations that replace the generator's intensities (``contrast``)."""
     real_share: float = attrs.field(default=0.5, validator=share)
@@ -261,7 +261,7 @@ class TrainingConfig:
     remap_share: float = attrs.field(default=0.5, validator=share)
     """Share of real training images whose intensities are remapped at random, in the
     ``mixed-randomised`` and ``learn2synth-mixed`` modes."""
-    learned_remap_share: float = attrs.field(default=0.5, validator=share)
+    learned_remap_share: float = attrs.field(default=0.0, validator=share)
     """Share of learned draws whose intensities are remapped at random, so that what is learned of
     one contrast serves others; theta does not move at these."""
     outer_remap_share: float = attrs.field(default=0.0, validator=share)
@@ -444,7 +444,6 @@ def preset(name: str, *, ndim: int | None = None) -> LearnConfig:
             training__schedule="constant",
             training__steps=60000,
             training__wide_share=0.0,
-            training__learned_remap_share=0.0,
             training__precision="fp32",
             training__gradient_clip=None,
             training__beta2=0.999,
