@@ -20,8 +20,9 @@ _FLOAT = 4
 """Bytes of a number in full precision."""
 _IMAGES = 4
 """Copies of the image and of its box in full precision: normalised, cut out, mirrored."""
-_LIBRARY = 24_000_000
-"""What the libraries take beside: packed weights, buffers of threads."""
+_LIBRARY = 100_000_000
+"""What comes on top: packed weights, buffers of threads, and freed blocks of less than 32 MiB, which
+the allocator of glibc keeps."""
 
 
 @attrs.frozen(kw_only=True)
