@@ -68,9 +68,11 @@ def check_affine(affine: Affine | None, shape: tuple[int, ...], path: Path) -> A
         raise ImageError(f"{path}: its affine is not finite; correct the qform or sform")
     affine = np.asarray(affine, dtype=np.float64)
     linear = affine[:3, :3]
-    scale = np.linalg.norm(linear, axis=0)
-    # Relative to its columns, so that small voxels are no fault
-    if not scale.all() or abs(np.linalg.det(linear / scale)) < 1e-4:
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        scale = np.linalg.norm(linear, axis=0)
+        # Relative to its columns, so that small voxels are no fault
+        volume = abs(np.linalg.det(linear / scale))
+    if not scale.all() or volume < 1e-4:
         raise ImageError(f"{path}: its affine is singular; correct the qform or sform")
     extent = scale[: len(shape[:3])] * shape[:3]
     low, high = _FIELD_OF_VIEW_MM
@@ -140,17 +142,21 @@ def _right_anterior_superior(image: Any) -> Affine:
 
 
 def _disagreement(image: Any) -> list[str]:
+    no_rotation = ["its qform is no rotation; used the sform"]
     try:
-        qform = image.header.get_qform()
+        with np.errstate(over="ignore", invalid="ignore"):
+            qform = image.header.get_qform()
     except (ValueError, nb.spatialimages.HeaderDataError):
-        return ["its qform is no rotation; used the sform"]
+        return no_rotation
     sform = image.affine
     with np.errstate(invalid="ignore", over="ignore"):
         moved = np.linalg.norm((qform - sform)[:3] @ corners((*sizes(image), 1, 1)[:3]), axis=0)
         gap = float(moved.max())
         smallest = float(np.linalg.norm(sform[:3, :3], axis=0).min())
         mirrored = np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0
-    if not gap > _XFORM_GAP_VOXELS * smallest:
+    if not np.isfinite(gap):
+        return no_rotation
+    if gap <= _XFORM_GAP_VOXELS * smallest:
         return []
     told = f"qform and sform place voxels up to {gap:.3g} mm apart; used the sform"
     return [told + (", which is mirrored to the qform: check left and right" if mirrored else "")]

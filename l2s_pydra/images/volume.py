@@ -4,6 +4,7 @@ World coordinates are RAS+ millimetres throughout, as in nibabel.
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 
 _log = logging.getLogger(__name__)
+_SMALLEST_SPAN = 1e-3
 _SAME_GRID_MM = 1e-3
 _LARGEST = 1e18
 """Intensities beyond are damage; squares of those below are still numbers of 32 bits."""
@@ -79,7 +81,8 @@ def load_image(path: str | Path, *, allow_2d: bool = False) -> Volume:
     """Load and check an intensity image.
 
     The header's intensity scaling is applied, trailing axes of length one are dropped, and single
-    voxels that are not finite become 0, with a warning.
+    voxels that are not finite become 0, with a warning. Intensities that span less than a
+    thousandth (diffusivities in m2/s) are multiplied by a power of two, until they span one or more.
 
     Parameters
     ----------
@@ -106,7 +109,7 @@ def load_image(path: str | Path, *, allow_2d: bool = False) -> Volume:
         raise ImageError(
             f"{path}: every voxel is {data.flat[0]:g}; give an image that shows something"
         )
-    return _volume(data, affine, image, path, warnings)
+    return _volume(_enlarged(data), affine, image, path, warnings)
 
 
 def load_labels(
@@ -196,6 +199,14 @@ def _mended(data: Array, path: Path, warnings: list[str]) -> Array:
     if beyond:
         warnings.append(f"{beyond} voxels are beyond {_LARGEST:g} and were set to 0")
     return np.where(usable, data, np.float32(0))
+
+
+def _enlarged(data: Array) -> Array:
+    """Make room for arithmetic of 32 bits; a power of two keeps the values exact."""
+    span = float(data.max()) - float(data.min())
+    if span >= _SMALLEST_SPAN:
+        return data
+    return np.ldexp(data, -math.floor(math.log2(span)))
 
 
 def _whole_numbers(stored: Array, path: Path) -> npt.NDArray[np.int32]:

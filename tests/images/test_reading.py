@@ -190,10 +190,11 @@ def test_freesurfer_file_without_orientation(write, data):
     np.testing.assert_allclose(volume.affine @ [3, 3.5, 4, 1], [0, 0, 0, 1], atol=1e-6)
 
 
-def test_qform_that_is_no_rotation(write, data, oblique):
+@pytest.mark.parametrize("value", [5, np.nan])
+def test_qform_that_is_no_rotation(write, data, oblique, value):
     path = write(data, name="a.nii", qform_code=1)
     content = bytearray(path.read_bytes())
-    content[256:268] = np.full(3, 5, "<f4").tobytes()
+    content[256:268] = np.full(3, value, "<f4").tobytes()
     path.write_bytes(content)
     volume = load_image(path)
     assert volume.warnings == ("its qform is no rotation; used the sform",)

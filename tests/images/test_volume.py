@@ -169,6 +169,20 @@ def test_some_voxels_not_finite(write, data, caplog):
     assert str(path) in caplog.text
 
 
+@pytest.mark.parametrize("unit", [2.0**-20, 2.0**-40, 2.0**-130])
+def test_small_intensities_are_enlarged_exactly(write, data, unit):
+    loaded = load_image(write(data)).data
+    enlarged = load_image(write(np.ldexp(data, 10) * np.float32(unit))).data
+    assert 1 <= np.ptp(enlarged) < 2
+    # Those of fewer than 24 bits left are not exact any more, whatever becomes of them
+    np.testing.assert_allclose(
+        enlarged / np.ptp(enlarged),
+        loaded / np.ptp(loaded),
+        rtol=0,
+        atol=1e-7 if unit > 1e-30 else 1e-3,
+    )
+
+
 def test_values_beyond_float32_count_as_not_finite(write, data):
     data = data.astype(np.float64)
     data[0, 0, 0] = 1e300

@@ -41,6 +41,7 @@ class Case:
     file: str = "scan.nii.gz"
     dtype: str = "<i2"
     scaling: tuple[float, float] | None = None
+    unit: float = 1.0
     more_axes: tuple[int, ...] = ()
     xforms: str = "both"
     codes_of_xforms: tuple[int, int] = (1, 1)
@@ -88,7 +89,9 @@ class Case:
         if self.scaling is not None:
             slope, inter = self.scaling
             stored = (stored - inter) / slope
-        stored = np.rint(stored).astype(self.dtype).reshape(*self.shape, *self.more_axes)
+        stored = (
+            (np.rint(stored) * self.unit).astype(self.dtype).reshape(*self.shape, *self.more_axes)
+        )
         affine = self.affine()
         if self.kind is nb.MGHImage:
             nb.MGHImage(stored, affine).to_filename(path)
@@ -142,6 +145,8 @@ CASES = [
     Case(name="tiny slope", dtype="<u2", scaling=(1 / 255, 0.0)),
     Case(name="unsigned", dtype="<u2"),
     Case(name="double", dtype="<f8"),
+    Case(name="square metres a second", dtype="<f4", unit=1e-11),
+    Case(name="counts", dtype="<f4", unit=1e9),
     Case(name="signed bytes and a slope", dtype="i1", scaling=(2.0, 0.0)),
     Case(name="oblique", angles=TURNED),
     Case(name="oblique by 45 degrees", angles=(0, 0, np.pi / 4), codes="LAS"),
