@@ -115,6 +115,12 @@ def test_the_content_of_the_image_counts(segment, tiny_training, tmp_path):
         {"code_version": "another"},
         {"probseg": True},
         {"save_mask": False},
+        {"entropy": True},
+        {"res": "4mm"},
+        {"keep_largest": []},
+        {"flip": False},
+        {"test_time_draws": 2},
+        {"model_in_dataset": False},
     ],
 )
 def test_what_changes_the_result_changes_the_hash(segment, changes):
@@ -122,7 +128,7 @@ def test_what_changes_the_result_changes_the_hash(segment, changes):
 
 
 def test_where_a_task_runs_does_not(segment, tiny_training):
-    elsewhere = Resources(device="cuda:1", threads=7)
+    elsewhere = Resources(device="cuda:1", threads=7, max_memory_mb=500)
     assert segment(resources=elsewhere)._checksum == segment()._checksum
     resumable = Resources(checkpoint_dir="/somewhere")
     assert Learn(**tiny_training, resources=resumable)._checksum == Learn(**tiny_training)._checksum

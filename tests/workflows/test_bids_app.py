@@ -183,3 +183,33 @@ def test_the_parent_never_imports_torch(copied, phantom, environment):
         cwd=copied.work,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_from_elsewhere_and_more_outputs(data, app, model, bids_validator, tmp_path):
+    out = tmp_path / "l2s_pydra"
+    asked = ("--entropy", "--probseg", "--res", "4mm", "--keep-largest", "--max-memory-mb", "1500")
+    few = ("--participant-label", "04", "--skip-bids-validation", "--model", str(model))
+    run = app(data, out, tmp_path / "work", "participant", "group", *few, *asked)
+    assert run.code == 0, run.said
+    names = {path.name for path in (out / "sub-04" / "anat").glob("*.nii.gz")}
+    stem, suffix = "sub-04_seg-tissue", "T1w_dseg.nii.gz"
+    assert {f"{stem}_desc-{suffix}", f"{stem}_res-4mm_desc-{suffix}"} <= names
+    assert f"{stem}_res-4mm_desc-T1wEntropy_probseg.nii.gz" in names
+    for sidecar in (out / "sub-04" / "anat").glob("*.json"):
+        assert "bids:models:" not in sidecar.read_text(), sidecar
+    assert "desc-T1wEntropy" in (out / "descriptions.tsv").read_text()
+    done = bids_validator(out, "--ignoreWarnings")
+    assert done.returncode == 0, done.stdout
+    wrong = app(data, out, tmp_path / "work", "participant", *few, "--res", "1mm")
+    assert wrong.code == 64
+    assert "--res 4mm" in wrong.said
+
+
+def test_a_page_has_images_of_all_runs(copied, app, phantom):
+    one = ("--participant-label", "01", "--session-label", "02", "--skip-bids-validation")
+    run = app(phantom, copied.output, copied.work, "participant", *one)
+    assert run.code == 0, run.said
+    page = (copied.output / "sub-01.html").read_text()
+    assert "T1w, session 01" in page
+    assert "T1w, session 02" in page
+    assert "in the group" in page

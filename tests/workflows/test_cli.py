@@ -52,6 +52,8 @@ def test_help_imports_nothing_heavy(option):
         (["{data}", "{tmp}/out", "participant", "--what"], 64, "--what"),
         (["{data}", "{tmp}/out", "participant", "--nprocs", "0"], 64, "'0'"),
         (["{data}", "{tmp}/out", "participant", "--device", "gpu"], 64, "cuda"),
+        (["{data}", "{tmp}/out", "participant", "--res", "fine"], 64, "1.5mm"),
+        (["{data}", "{tmp}/out", "participant", "--test-time-draws", "0"], 64, "'0'"),
         (["{data}", "{tmp}/out", "participant", "--steps", "0"], 64, "steps"),
         (["{data}", "{tmp}/out", "participant", "--set", "training.stops=3"], 64, "steps"),
         (["{data}", "{tmp}/out", "participant", "--set", "trainning.steps=3"], 64, "training"),
@@ -186,3 +188,18 @@ def test_a_setting_that_training_refuses_is_wrong_usage(app, phantom, tmp_path):
     (line,) = (line for line in run.said.splitlines() if "ERROR" in line)
     assert "bias must lie" in line
     assert str(log) in line
+
+
+def test_outputs_that_are_asked_for(arguments):
+    plain = parse(arguments())
+    assert (plain.res, plain.keep_largest, plain.flip, plain.entropy) == (None, None, True, False)
+    asked = parse(
+        arguments(
+            *("--res", "1mm", "--entropy", "--no-flip", "--test-time-draws", "4"),
+            *("--max-memory-mb", "2000", "--keep-largest"),
+        )
+    )
+    assert (asked.res, asked.entropy, asked.flip, asked.test_time_draws) == ("1mm", True, False, 4)
+    assert (asked.max_memory_mb, asked.keep_largest) == (2000, ())
+    named = parse(arguments("--keep-largest", "thalamus", "putamen"))
+    assert named.keep_largest == ("thalamus", "putamen")
