@@ -12,7 +12,7 @@ import attrs
 from attrs import validators
 
 from .errors import ConfigError
-from .values import count, level_pair, positive, prior_table, share, sides
+from .values import count, level_pair, positive, positive_or_none, prior_table, share, sides
 
 __all__ = [
     "AugmentationConfig",
@@ -225,7 +225,7 @@ class TrainingConfig:
     estimator: str = attrs.field(default="auto", validator=validators.in_(ESTIMATORS))
     """How the hypergradient is computed; ``auto`` tries them on small crops and takes the cheapest
     that is right."""
-    epsilon: float | None = attrs.field(default=None, validator=validators.optional(positive))
+    epsilon: float | None = attrs.field(default=None, validator=positive_or_none)
     """Norm of the parameters' displacement in the difference estimators; chosen by trial if not
     given."""
     estimator_tolerance: float = attrs.field(default=0.2, validator=positive)
@@ -242,13 +242,13 @@ class TrainingConfig:
     )
     """r: fraction of the real batch in the outer loss."""
     theta_gradient_clip: float | None = attrs.field(
-        default=None, validator=validators.optional(positive)
+        default=None, validator=positive_or_none
     )
     """Largest norm of theta's gradient; longer ones are scaled."""
-    theta_trust: float | None = attrs.field(default=None, validator=validators.optional(positive))
+    theta_trust: float | None = attrs.field(default=None, validator=positive_or_none)
     """Largest change of any entry of (unconstrained) theta in one step; longer steps are
     shortened."""
-    gradient_clip: float | None = attrs.field(default=1.0, validator=validators.optional(positive))
+    gradient_clip: float | None = attrs.field(default=1.0, validator=positive_or_none)
     """Largest norm of the segmenter's gradient; longer ones are scaled, and the hypergradient
     takes this into account. Now and then a synthetic image has one twenty times the usual."""
     stop_after_skipped: int = attrs.field(default=25, validator=count)
@@ -272,7 +272,7 @@ class TrainingConfig:
     """Share of steps, the last ones, on real images in the ``finetuned`` modes."""
     finetune_rate: float = attrs.field(default=0.3, validator=positive)
     """Peak learning rate of these steps, as a share of the learning rate."""
-    max_minutes: float | None = attrs.field(default=None, validator=validators.optional(positive))
+    max_minutes: float | None = attrs.field(default=None, validator=positive_or_none)
     """Time after which training ends; the learning rate decays accordingly."""
     patience: int | None = attrs.field(default=None, validator=validators.optional(count))
     """Validations without a better one after which training ends."""

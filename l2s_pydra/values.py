@@ -4,10 +4,21 @@ from typing import Any
 
 from attrs import validators
 
-__all__ = ["count", "level_pair", "pair", "positive", "prior_table", "share", "sides"]
+__all__ = [
+    "count",
+    "level_pair",
+    "pair",
+    "positive",
+    "positive_or_none",
+    "prior_table",
+    "share",
+    "sides",
+]
 
 positive: Any = validators.gt(0)
 """Validator of numbers above 0."""
+positive_or_none: Any = validators.optional(positive)
+"""Validator of settings that are numbers above 0 or not given."""
 share: Any = validators.and_(validators.ge(0), validators.le(1))
 """Validator of shares and probabilities, in [0, 1]."""
 
