@@ -20,6 +20,8 @@ _GEOMETRY = (
     *("sform_code", "srow_x", "srow_y", "srow_z"),
 )
 _PROBABILITY_STEP = 1 / 32767
+_SCANNER = 1
+"""Code of NIfTI for coordinates of the scanner."""
 
 
 def save_labels(path: str | Path, data: Array, like: Volume) -> Path:
@@ -32,6 +34,7 @@ def save_labels(path: str | Path, data: Array, like: Volume) -> Path:
     data : (X, Y, Z) integer array
     like : Volume
         Its affine, qform, sform and their codes are kept exactly; nothing else of its header is.
+        If its header is that of a file on another grid, the code of its space is kept.
 
     Returns
     -------
@@ -82,18 +85,18 @@ def save_probabilities(path: str | Path, frames: Iterable[Array], count: int, li
 
 def _header(like: Volume, shape: tuple[int, ...], dtype: Any, slope: float) -> Any:
     source = like.header
-    nifti = isinstance(source, nb.Nifti1Header)
     kind: Any = nb.Nifti2Header if isinstance(source, nb.Nifti2Header) else nb.Nifti1Header
     header = kind()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    if nifti:
+    if _describes(source, like):
         for field in _GEOMETRY:
             header[field] = source[field]
         header["pixdim"][:4] = source["pixdim"][:4]
     else:
-        header.set_qform(like.affine, code=1)
-        header.set_sform(like.affine, code=1)
+        code = _space_code(source)
+        header.set_qform(like.affine, code=code)
+        header.set_sform(like.affine, code=code)
     header["pixdim"][4 : len(shape) + 1] = 1
     # The fourth axis is time in NIfTI; the BIDS validator asks for its unit even where it is not
     header.set_xyzt_units("mm", "sec" if len(shape) > 3 else None)
@@ -101,6 +104,25 @@ def _header(like: Volume, shape: tuple[int, ...], dtype: Any, slope: float) -> A
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
     return header
+
+
+def _describes(source: Any, like: Volume) -> bool:
+    """Whether a header is that of the grid, or of a file that was brought to another one."""
+    if not isinstance(source, nb.Nifti1Header):
+        return False
+    header: Any = source
+    if (*header.get_data_shape(), 1, 1)[:3] != like.shape:
+        return False
+    placed = bool(source["sform_code"] or source["qform_code"])
+    # Where a header has no place, one was assumed, and is not written down as if it were known
+    return not placed or bool(np.allclose(header.get_best_affine(), like.affine, atol=1e-6))
+
+
+def _space_code(source: Any) -> int:
+    """Code of the space that a header gives coordinates in; another grid lies in the same."""
+    if not isinstance(source, nb.Nifti1Header):
+        return _SCANNER
+    return int(source["sform_code"] or source["qform_code"] or _SCANNER)
 
 
 def _save(

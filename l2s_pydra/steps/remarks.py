@@ -22,6 +22,13 @@ _VOXEL_MM = (0.05, 12.0)
 """Voxel sizes between which nobody wonders."""
 _ZOOM_TOLERANCE = 0.01
 _EXPORT = "export the image again, or correct its header"
+_REMEDIES = {
+    "neither qform nor sform": "set qform or sform, left and right may be exchanged",
+    "orientation is not set": "set its orientation, left and right may be exchanged",
+    "qform and sform": "find out which is right and correct the other",
+    "is no rotation": "correct the qform, or copy the sform to it",
+}
+"""What to do where a warning of a volume has these words."""
 
 
 def explained(error: L2SError, image: Volume, labels: Volume) -> L2SError:
@@ -85,17 +92,12 @@ def remarks_on(volume: Volume, role: str) -> list[Remark]:
 
 
 def _remedy_of(warning: str) -> str:
-    if "finite" in warning:
-        return _EXPORT
-    return "set qform or sform, left and right may be exchanged"
+    return next((remedy for word, remedy in _REMEDIES.items() if word in warning), _EXPORT)
 
 
 def _remarks_on_header(header: Any, volume: Volume) -> list[tuple[str, str]]:
-    """Say what is odd about a NIfTI header: units, two voxel sizes, two orientations."""
+    """Say what is odd about a NIfTI header: two voxel sizes."""
     found = []
-    unit = header.get_xyzt_units()[0]
-    if unit in ("meter", "micron"):
-        found.append((f"its header gives lengths in {unit}s; they were taken as mm", _EXPORT))
     zooms = np.array((*header.get_zooms(), 1.0, 1.0, 1.0)[: len(header.get_zooms())][:3])
     sizes = np.array(volume.spacing_mm)[: len(zooms)]
     if _has_orientation(volume) and np.any(np.abs(zooms / sizes - 1) > _ZOOM_TOLERANCE):
@@ -103,15 +105,6 @@ def _remarks_on_header(header: Any, volume: Volume) -> list[tuple[str, str]]:
         found.append(
             (f"its header gives voxels of {pair[0]} mm, its affine of {pair[1]} mm", _EXPORT)
         )
-    if header["qform_code"] and header["sform_code"]:
-        axes = ["".join(_axes(form)) for form in (header.get_qform(), header.get_sform())]
-        if axes[0] != axes[1]:
-            found.append(
-                (
-                    f"qform and sform disagree: axes {axes[0]} and {axes[1]}; the sform was taken",
-                    "find out which is right and correct the other",
-                )
-            )
     return found
 
 

@@ -1,10 +1,12 @@
 """What is saved has the place of its source and nothing else of it."""
 
+import attrs
 import nibabel as nb
 import numpy as np
 import pytest
 
 from l2s_pydra.errors import ImageError
+from l2s_pydra.images.conform import Conform
 from l2s_pydra.images.saving import save_float, save_labels, save_probabilities
 from l2s_pydra.images.volume import load_image, load_labels
 
@@ -107,3 +109,18 @@ def test_save_refuses_another_shape(write, data, tmp_path):
     source = load_image(write(data))
     with pytest.raises(ImageError, match="not on the grid"):
         save_float(tmp_path / "out.nii.gz", data[1:], source)
+
+
+@pytest.mark.parametrize(("codes", "kept"), [((0, 4), 4), ((1, 0), 1), ((1, 2), 2), ((0, 0), 1)])
+def test_another_grid_lies_in_the_space_of_the_source(tmp_path, data, oblique, codes, kept):
+    image = nb.Nifti1Image(data, oblique)
+    image.set_qform(oblique, code=codes[0])
+    image.set_sform(oblique if codes[1] else None, code=codes[1])
+    image.to_filename(tmp_path / "source.nii")
+    source = load_image(tmp_path / "source.nii")
+    conform = Conform.to_grid(source, 2.0)
+    grid = attrs.evolve(source, data=conform.image(source), affine=conform.affine)
+    saved = nb.load(save_float(tmp_path / "out.nii", grid.data, grid))
+    np.testing.assert_allclose(saved.affine, conform.affine, atol=1e-5)
+    np.testing.assert_allclose(saved.get_qform(), conform.affine, atol=1e-5)
+    assert (saved.header["qform_code"], saved.header["sform_code"]) == (kept, kept)

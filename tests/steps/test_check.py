@@ -132,8 +132,8 @@ def two_orientations(image):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (in_metres, "gives lengths in meters; they were taken as mm"),
-        (two_orientations, "qform and sform disagree: axes LAS and RAS"),
+        (in_metres, "gives lengths in metres; they were taken as mm"),
+        (two_orientations, "mirrored to the qform: check left and right"),
     ],
 )
 @pytest.mark.parametrize("which", ["images", "labels", "label_maps"])
@@ -239,7 +239,7 @@ def test_orientations_that_disagree(lobes, known):
     said = "its axes are LAS, those of the image RAS"
     if not known:
         without_orientation(path)
-        said = "it has no orientation of its own (taken as LAS, the image is RAS)"
+        said = "it has no orientation of its own (taken as RAS, the image is RAS)"
     (problem,) = wrong(given)
     assert said in problem.what
     assert str(given["images"][0]) in problem.what

@@ -196,11 +196,11 @@ def opened(monkeypatch):
     """Names of the files whose voxels were read."""
     read = []
 
-    def count(image, path, original=volume._read):
+    def count(image, path, *rest, original=volume.read_voxels):
         read.append(Path(path).name)
-        return original(image, path)
+        return original(image, path, *rest)
 
-    monkeypatch.setattr(volume, "_read", count)
+    monkeypatch.setattr(volume, "read_voxels", count)
     return read
 
 

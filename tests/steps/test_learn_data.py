@@ -72,8 +72,12 @@ def test_the_model_is_the_same_with_a_cache(arguments, tmp_path, monkeypatch):
     plain = learn(**arguments())
     cache, state = tmp_path / "cache", tmp_path / "state"
     read = []
-    original = volume._read
-    monkeypatch.setattr(volume, "_read", lambda *args: (read.append(args[1]), original(*args))[1])
+
+    def counted(*args, original=volume.read_voxels):
+        read.append(args[1])
+        return original(*args)
+
+    monkeypatch.setattr(volume, "read_voxels", counted)
     for number, reads in enumerate((10, 0)):
         read.clear()
         again = arguments(
