@@ -131,7 +131,7 @@ def score_flags(rows: Sequence[Mapping[str, Any]], quality: Mapping[str, Any] | 
     for row in rows:
         predicted, name = row["predicted_dice"], row["name"]
         usual = lines.get(name, {}).get("validation_dice")
-        if predicted is not None and predicted < _LOW_DICE:
+        if predicted is not None and round(predicted, 2) < _LOW_DICE:
             low.append((name, f"{name} {predicted:.2f}"))
         elif predicted is not None and usual is not None and predicted < usual - margin:
             lower.append((name, f"{name} {predicted:.2f} ({usual:.2f})"))
