@@ -17,11 +17,13 @@ from .slabs import SlabForward
 from .tiles import Span
 from .views import View, views
 
-__all__ = ["MOST_VOXELS", "predict", "predict_posteriors"]
+__all__ = ["BLACK", "MARGIN", "MOST_VOXELS", "predict", "predict_posteriors"]
 
 MOST_VOXELS = 6_000_000
-_MARGIN = 12
-_BLACK = 0.02
+MARGIN = 12
+"""Voxels around those that are not empty."""
+BLACK = 0.02
+"""Normalised intensity up to which a voxel is empty."""
 _MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 """Of errors that have no class of their own."""
 
@@ -95,7 +97,7 @@ def predict(
     _check(image, draws)
     chosen = torch.device(device)
     normalised = normalise(image[None, None].float())[0, 0]
-    box = _box(normalised > _BLACK, _MARGIN)
+    box = _box(normalised > BLACK, MARGIN)
     crop = normalised[box].contiguous()
     del normalised
     plan, warnings = plan_prediction(
