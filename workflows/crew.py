@@ -90,6 +90,8 @@ class Crew:
             checkpoint_dir=str(checkpoints),
             checkpoint_every=session.options.config.training.checkpoint_every,
             cache_dir=str(conformed_dir(session)),
+            # A GPU of its own is nobody else's.
+            side_by_side=1 if self.gpus else self.n_procs,
             title=title,
         )
 

@@ -55,6 +55,7 @@ def learn(
     processes: int = 1,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
+    side_by_side: int = 1,
 ) -> Path:
     """Train a model as ``config`` says.
 
@@ -103,6 +104,8 @@ def learn(
         SIGTERM, one more is written. No result depends on it.
     keep_checkpoints : int, default=2
         How many are kept; if the newest is damaged, the one before is taken.
+    side_by_side : int, default=1
+        Trainings that run at a time: each plans for its part of the free memory.
 
     Returns
     -------
@@ -136,6 +139,7 @@ def learn(
         "title": title,
         "checkpoint_every": checkpoint_every,
         "keep_checkpoints": keep_checkpoints,
+        "side_by_side": side_by_side,
     }
     check_lists(len(images), labels=labels, participants=participants, roles=roles)
     check_roles(participants, roles)
@@ -170,6 +174,7 @@ def learn_shared(
     title: str | None = None,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
+    side_by_side: int = 1,
     processes: "Processes | None" = None,
 ) -> Path:
     """Do the part of :func:`learn` that falls to one process.
@@ -215,6 +220,7 @@ def learn_shared(
             device=chosen,
             checkpoint=checkpoint,
             processes=processes,
+            side_by_side=side_by_side,
         )
         data = plan.data
         trainer = Trainer(

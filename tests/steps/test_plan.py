@@ -117,6 +117,10 @@ def test_what_fits_is_within_what_is_free(plan):
     assert "300 MB are free (cpu)" in change["why"]
 
 
+def test_trainings_side_by_side_share_what_is_free(plan):
+    assert plan(settings(), 0.9, side_by_side=3).changes == plan(settings(), 0.3).changes != []
+
+
 def test_the_generator_crops(plan):
     config = settings(training__batch_size=1)
     found = plan(config, plan(config, 100).record["asked_for_gb"] / 3)

@@ -39,10 +39,13 @@ def gpus(monkeypatch):
         (6, {"n_procs": 4, "learn_processes": 2}, 2, 2),
     ],
 )
-def test_on_cpus_each_training_has_a_thread_at_least(crew, jobs, options, n_procs, threads):
-    found, _ = crew(jobs, device="cpu", **options)
+def test_on_cpus_each_training_has_a_thread_and_its_part_of_the_memory(
+    crew, tmp_path, jobs, options, n_procs, threads
+):
+    found, session = crew(jobs, device="cpu", **options)
     assert (found.n_procs, found.threads) == (n_procs, threads)
     assert found.gpus == ()
+    assert found.resources(session, tmp_path, "mixed, seed 1").side_by_side == n_procs
 
 
 def test_one_training_on_each_gpu(crew, gpus, tmp_path):
@@ -51,6 +54,7 @@ def test_one_training_on_each_gpu(crew, gpus, tmp_path):
     resources = found.resources(session, tmp_path, "mixed, seed 1")
     assert (resources.device, resources.threads, resources.title) == ("auto", 4, "mixed, seed 1")
     assert resources.cache_dir == str(tmp_path / "work_dir" / "conformed")
+    assert resources.side_by_side == 1
     assert crew(1, n_procs=8)[0].n_procs == 1
 
 
