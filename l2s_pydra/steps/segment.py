@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import ConfigError
 from ..images.volume import Volume, load_image, voxel_volume_mm3
-from .anatomy import is_extracranial, named_structures
+from .anatomy import is_extracranial, named_structures, no_intracranial_reason
 from .components import Removed, keep_largest
 from .device import computing_on
 from .flags import asymmetry_flags, field_of_view_flags, removal_flags, score_flags
@@ -243,7 +243,10 @@ class _Result:
             working_voxel_mm3=voxel_volume_mm3(found.conform.affine),
             quality=quality,
         )
-        stripped = bool(model.config.get("skull_stripped")) or _stripped(volume, channels, model)
+        stripped = bool(model.config.get("skull_stripped")) or (
+            not no_intracranial_reason(scheme, stripped=False)
+            and _stripped(volume, channels, model)
+        )
         flags = [
             *field_of_view_flags(channels, volume.affine, scheme),
             *score_flags(rows, quality),

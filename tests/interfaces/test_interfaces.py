@@ -124,3 +124,15 @@ def test_every_interface_has_a_version_and_says_what_each_input_is(interface):
             assert trait.desc, name
     if interface is not Evaluate:
         assert "method" in instance._references[0]["tags"]
+
+
+def test_options_of_the_segmentation_reach_the_interface():
+    options = {"entropy": True, "res": "4mm", "flip": False, "test_time_draws": 3}
+    workflow = init_segment_wf(keep_largest=[], max_memory_mb=900.0, **options)
+    inputs = workflow.get_node("segment").interface.inputs
+    assert {name: getattr(inputs, name) for name in options} == options
+    assert (inputs.keep_largest, inputs.max_memory_mb) == ([], 900.0)
+    plain = init_segment_wf().get_node("segment").interface
+    assert [plain._given(name) for name in ("res", "keep_largest", "max_memory_mb")] == [None] * 3
+    less = Segment(max_memory_mb=1.0).inputs.get_hashval()[1]
+    assert less == Segment().inputs.get_hashval()[1]
