@@ -241,9 +241,7 @@ class TrainingConfig:
         default=1.0, validator=validators.and_(validators.gt(0), validators.le(1))
     )
     """r: fraction of the real batch in the outer loss."""
-    theta_gradient_clip: float | None = attrs.field(
-        default=None, validator=positive_or_none
-    )
+    theta_gradient_clip: float | None = attrs.field(default=None, validator=positive_or_none)
     """Largest norm of theta's gradient; longer ones are scaled."""
     theta_trust: float | None = attrs.field(default=None, validator=positive_or_none)
     """Largest change of any entry of (unconstrained) theta in one step; longer steps are

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -33,6 +33,8 @@ class Prediction:
     """Posterior of each label in a box of the working grid; elsewhere is background."""
     conform: Conform
     """Leads from the working grid to that of the image."""
+    header: Any = None
+    """Of the image, whose code of the space outputs on the working grid keep."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -48,7 +50,9 @@ class Prediction:
     @property
     def volume(self) -> Volume:
         """The image on the working grid, as something to save on the grid of."""
-        return Volume(data=self.working, affine=self.conform.affine, header=None, path="working")
+        return Volume(
+            data=self.working, affine=self.conform.affine, header=self.header, path="working"
+        )
 
     def channels(self) -> npt.NDArray[np.int16]:
         """Most probable label of each voxel of the image."""
@@ -162,4 +166,4 @@ def predict(
             f"{weights}: gives posteriors for {volume.path} that are not numbers; "
             "the weights are damaged: copy the model again, or learn it again"
         )
-    return Prediction(working=working, posterior=posterior, conform=conform)
+    return Prediction(working=working, posterior=posterior, conform=conform, header=volume.header)

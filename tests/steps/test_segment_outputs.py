@@ -58,12 +58,16 @@ def test_entropy_is_that_of_the_posteriors(phantom, run):
 
 def test_outputs_on_the_grid_of_the_network(phantom, run):
     path, _ = phantom(AFFINE)
+    image = nb.load(path)
+    image.set_sform(image.affine, code="mni")
+    image.to_filename(path)
     result = run(path, res="1mm", probseg=True, entropy=True)
     own = nb.load(result.tree / f"{ANAT}_seg-tissue_desc-T1w_dseg.nii.gz")
     there = nb.load(result.tree / f"{ANAT}_seg-tissue_res-1mm_desc-T1w_dseg.nii.gz")
     assert own.header.get_zooms() == (1.5, 1.5, 1.5)
     assert there.header.get_zooms() == (1, 1, 1)
     assert nb.aff2axcodes(there.affine) == ("R", "A", "S")
+    assert int(there.header["sform_code"]) == int(own.header["sform_code"]) == 4
     volumes = [
         np.count_nonzero(np.asanyarray(image.dataobj)) * np.prod(image.header.get_zooms())
         for image in (own, there)
