@@ -20,7 +20,7 @@ _FLOAT = 4
 """Bytes of a number in full precision."""
 _IMAGES = 4
 """Copies of the image and of its box in full precision: normalised, cut out, mirrored."""
-_LIBRARY = 100_000_000
+_LIBRARY = 160_000_000
 """What comes on top: packed weights, buffers of threads, and freed blocks of less than 32 MiB, which
 the allocator of glibc keeps."""
 
