@@ -12,6 +12,8 @@ from .statistics import ImageValue, unusual_values
 
 __all__ = ["Group", "GroupRange", "group_flags", "group_name", "group_ranges", "index_group"]
 
+_FEWEST = 3
+"""Images that make a group to compare with."""
 Group = Mapping[tuple[str, str], Sequence[ImageValue]]
 """Volumes (mm^3) of all images that were segmented with the same labels, by contrast and label."""
 
@@ -69,14 +71,14 @@ def group_ranges(image: ImageSummary, group: Group) -> dict[str, GroupRange]:
     Returns
     -------
     dict
-        One entry a structure that other images have a volume of.
+        One entry a structure that at least three other images have a volume of.
     """
     from markupsafe import Markup
 
     ranges = {}
     for row in _rows(image):
         others = _others(image, group, row["name"])
-        if not others:
+        if len(others) < _FEWEST:
             continue
         numbers = [value.value for value in others]
         points = [(value.name, value.value / 1000) for value in others]

@@ -136,6 +136,14 @@ def test_pages_show_where_volumes_lie_in_the_group(summary, report, read_page, t
     assert 'href="group.html"' in usual.source
 
 
+@pytest.mark.parametrize(("others", "shown"), [(2, False), (3, True)])
+def test_a_few_others_are_no_group(summary, report, read_page, tmp_path, others, shown):
+    report("run1", summary("a"))
+    table = group_table(tmp_path, *[2000] * (1 + others))
+    (page,) = refresh_participants(output_dir=tmp_path / "out", tables=[table], out_dir=tmp_path)
+    assert ("in the group" in read_page(page).words) == shown
+
+
 def test_volumes_of_other_contrasts_are_no_group(summary, report, read_page, tmp_path):
     report("run1", summary("a"))
     table = group_table(tmp_path, 9000, 2000)
