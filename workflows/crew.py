@@ -9,6 +9,7 @@ from typing import IO
 
 import attrs
 
+from l2s_pydra.steps.room import free_host_bytes
 from l2s_pydra.tasks import Resources
 
 from .learning import conformed_dir
@@ -38,6 +39,8 @@ class Crew:
     """Processes that share a training."""
     gpus: tuple[str, ...] = ()
     """To be divided among the trainings, one each; none if there is nothing to divide."""
+    memory_bytes: int | None = None
+    """Part of each training in what was free before any of them; None where none is shared."""
 
     @classmethod
     def of(cls, session: Session, jobs: int) -> "Crew":
@@ -69,6 +72,7 @@ class Crew:
             device=options.device,
             processes=options.learn_processes,
             gpus=tuple(gpus),
+            memory_bytes=None if gpus or n_procs == 1 else _part(n_procs * options.learn_processes),
         )
 
     @property
@@ -90,8 +94,7 @@ class Crew:
             checkpoint_dir=str(checkpoints),
             checkpoint_every=session.options.config.training.checkpoint_every,
             cache_dir=str(conformed_dir(session)),
-            # A GPU of its own is nobody else's.
-            side_by_side=1 if self.gpus else self.n_procs,
+            memory_bytes=self.memory_bytes,
             title=title,
         )
 
@@ -101,6 +104,11 @@ class Crew:
         locks = session.options.work_dir / "gpus"
         worker.prepare = partial(_prepare, session.options.verbosity, locks, self.gpus)
         return worker
+
+
+def _part(count: int) -> int | None:
+    free = free_host_bytes()
+    return None if free is None else free // count
 
 
 def _prepare(verbosity: int, locks: Path, gpus: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ def learn(
     processes: int = 1,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
-    side_by_side: int = 1,
+    memory_bytes: int | None = None,
 ) -> Path:
     """Train a model as ``config`` says.
 
@@ -104,8 +104,8 @@ def learn(
         SIGTERM, one more is written. No result depends on it.
     keep_checkpoints : int, default=2
         How many are kept; if the newest is damaged, the one before is taken.
-    side_by_side : int, default=1
-        Trainings that run at a time: each plans for its part of the free memory.
+    memory_bytes : int, optional
+        Most memory that a step may take, where others need some too; by default what is free.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def learn(
         "title": title,
         "checkpoint_every": checkpoint_every,
         "keep_checkpoints": keep_checkpoints,
-        "side_by_side": side_by_side,
+        "memory_bytes": memory_bytes,
     }
     check_lists(len(images), labels=labels, participants=participants, roles=roles)
     check_roles(participants, roles)
@@ -174,7 +174,7 @@ def learn_shared(
     title: str | None = None,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
-    side_by_side: int = 1,
+    memory_bytes: int | None = None,
     processes: "Processes | None" = None,
 ) -> Path:
     """Do the part of :func:`learn` that falls to one process.
@@ -220,7 +220,7 @@ def learn_shared(
             device=chosen,
             checkpoint=checkpoint,
             processes=processes,
-            side_by_side=side_by_side,
+            memory_bytes=memory_bytes,
         )
         data = plan.data
         trainer = Trainer(

@@ -53,7 +53,7 @@ def plan_memory(
     device: "torch.device",
     checkpoint: Path | None = None,
     processes: "Processes | None" = None,
-    side_by_side: int = 1,
+    memory_bytes: int | None = None,
 ) -> Plan:
     """Predict what a training step takes, and spare memory where there is too little.
 
@@ -76,8 +76,8 @@ def plan_memory(
         Of the run, if it may have been started before.
     processes : Processes, optional
         That share the batches; the first decides for all.
-    side_by_side : int, default=1
-        Trainings that run at a time: each plans for its part of what is free.
+    memory_bytes : int, optional
+        Most that a step of this process may take, even if more is free.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def plan_memory(
     free = _free(device, shared)
     if free is None:
         return unchanged
-    free //= side_by_side
+    free = min(free, memory_bytes or free)
     asked = predictor(started)
     record = {
         "free_gb": round(free / 1e9, 2),

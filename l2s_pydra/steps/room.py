@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["free_bytes"]
+__all__ = ["free_bytes", "free_host_bytes"]
 
 
 def free_bytes(device: "torch.device | str" = "cpu", *, root: Path = Path("/")) -> int | None:
@@ -35,6 +35,11 @@ def free_bytes(device: "torch.device | str" = "cpu", *, root: Path = Path("/")) 
     if chosen.type == "cuda":
         free, _ = torch.cuda.mem_get_info(chosen)
         return int(free + torch.cuda.memory_reserved(chosen) - torch.cuda.memory_allocated(chosen))
+    return free_host_bytes(root)
+
+
+def free_host_bytes(root: Path = Path("/")) -> int | None:
+    """Return how many bytes this process can still take, GPUs apart; see :func:`free_bytes`."""
     found = [*_of_system(root), *_of_groups(root), *_of_addresses(root)]
     return max(0, min(found)) if found else None
 

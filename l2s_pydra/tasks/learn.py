@@ -113,7 +113,7 @@ class Learn(python.Task["Learn.Outputs"]):
             checkpoint_dir=Path(resources.checkpoint_dir) if resources.checkpoint_dir else None,
             checkpoint_every=resources.checkpoint_every,
             keep_checkpoints=resources.keep_checkpoints,
-            side_by_side=resources.side_by_side,
+            memory_bytes=resources.memory_bytes,
             cache_dir=Path(resources.cache_dir) if resources.cache_dir else None,
             device=resources.device,
             threads=resources.threads,

@@ -42,8 +42,8 @@ class Resources:
     """Steps between two checkpoints; ``None`` is the setting ``training.checkpoint_every``."""
     keep_checkpoints: int = 2
     """How many checkpoints are kept."""
-    side_by_side: int = 1
-    """Trainings that run at a time and share the memory of the device."""
+    memory_bytes: int | None = None
+    """Most memory that a training step may take; ``None`` is what is free when it starts."""
     cache_dir: str | None = None
     """Folder that keeps data on the training grid for further trainings; ``None`` keeps none."""
     title: str | None = None

@@ -117,8 +117,11 @@ def test_what_fits_is_within_what_is_free(plan):
     assert "300 MB are free (cpu)" in change["why"]
 
 
-def test_trainings_side_by_side_share_what_is_free(plan):
-    assert plan(settings(), 0.9, side_by_side=3).changes == plan(settings(), 0.3).changes != []
+def test_a_training_takes_no_more_than_its_part(plan):
+    part = 300_000_000
+    assert plan(settings(), 100, memory_bytes=part).changes == plan(settings(), 0.3).changes != []
+    # Others have taken theirs already: what is left is not divided again.
+    assert plan(settings(), 0.4, memory_bytes=part).changes == plan(settings(), 0.3).changes
 
 
 def test_the_generator_crops(plan):

@@ -8,10 +8,13 @@ from l2s_pydra.workflows.crew import Crew, claim_gpu, visible_gpus
 from l2s_pydra.workflows.options import Options
 from l2s_pydra.workflows.session import Session
 
+FREE = 64_000_000_001
+
 
 @pytest.fixture
-def crew(tmp_path):
+def crew(tmp_path, monkeypatch):
     """Divide what a run has among trainings."""
+    monkeypatch.setattr("l2s_pydra.workflows.crew.free_host_bytes", lambda: FREE)
 
     def crew(jobs, **options):
         places = {name: tmp_path / name for name in ("bids_dir", "output_dir", "work_dir")}
@@ -45,7 +48,9 @@ def test_on_cpus_each_training_has_a_thread_and_its_part_of_the_memory(
     found, session = crew(jobs, device="cpu", **options)
     assert (found.n_procs, found.threads) == (n_procs, threads)
     assert found.gpus == ()
-    assert found.resources(session, tmp_path, "mixed, seed 1").side_by_side == n_procs
+    part = found.resources(session, tmp_path, "mixed, seed 1").memory_bytes
+    count = n_procs * options.get("learn_processes", 1)
+    assert part == (None if n_procs == 1 else FREE // count)
 
 
 def test_one_training_on_each_gpu(crew, gpus, tmp_path):
@@ -54,7 +59,7 @@ def test_one_training_on_each_gpu(crew, gpus, tmp_path):
     resources = found.resources(session, tmp_path, "mixed, seed 1")
     assert (resources.device, resources.threads, resources.title) == ("auto", 4, "mixed, seed 1")
     assert resources.cache_dir == str(tmp_path / "work_dir" / "conformed")
-    assert resources.side_by_side == 1
+    assert resources.memory_bytes is None
     assert crew(1, n_procs=8)[0].n_procs == 1
 
 
