@@ -186,29 +186,32 @@ def _publish(
     record = session.record(model)
     session.describe(model, [image.entities for image in good])
     session.stage_record(record, participants)
-    for who in participants:
-        mine = [outcomes[image.name].outputs for image in good if image.participant == who]
-        _report(session, who, [Path(outputs.summary) for outputs in mine], record, failures)
+    summaries: dict[str, list[Path]] = {who: [] for who in participants}
+    for image in good:
+        summaries[image.participant].append(Path(outcomes[image.name].outputs.summary))
+    _report(session, summaries, record, failures)
     session.publish()
     return failures
 
 
 def _report(
     session: Session,
-    who: str,
-    summaries: Sequence[Path],
+    summaries: Mapping[str, Sequence[Path]],
     record: Mapping[str, Any],
     failures: Sequence[Failure],
 ) -> None:
-    """Stage the page of a participant."""
-    from l2s_pydra.steps.report import report_participant
+    """Stage the pages of participants."""
+    from l2s_pydra.steps.report import read_groups, report_participant
 
-    report_participant(
-        participant=who,
-        summaries=summaries,
-        output_dir=session.options.output_dir,
-        run=record,
-        failures=[failure.row for failure in failures if failure.participant == who],
-        out_file=session.path("participant_page", participant=who),
-        data_file=session.path("page_data", participant=who),
-    )
+    groups = read_groups(session.options.output_dir)
+    for who, paths in summaries.items():
+        report_participant(
+            participant=who,
+            summaries=paths,
+            output_dir=session.options.output_dir,
+            run=record,
+            failures=[failure.row for failure in failures if failure.participant == who],
+            out_file=session.path("participant_page", participant=who),
+            data_file=session.path("page_data", participant=who),
+            groups=groups,
+        )

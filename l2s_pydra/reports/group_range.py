@@ -1,26 +1,55 @@
 """Where the volumes of one image lie among those of the group."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
-from .charts import strip
+from .charts import box
 from .inputs import FlagRow, ImageSummary
-from .statistics import ImageValue, unusual_values
+from .statistics import THRESHOLD, ImageValue, robust_center
 
-__all__ = ["Group", "GroupRange", "group_flags", "group_name", "group_ranges", "index_group"]
+__all__ = [
+    "Group",
+    "GroupRange",
+    "Peers",
+    "group_flags",
+    "group_name",
+    "group_ranges",
+    "index_group",
+]
 
 _FEWEST = 3
 """Images that make a group to compare with."""
-Group = Mapping[tuple[str, str], Sequence[ImageValue]]
-"""Volumes (mm^3) of all images that were segmented with the same labels, by contrast and label."""
+
+
+@attrs.frozen(eq=False)
+class Peers:
+    """Volumes (mm^3) of one structure in all images of one contrast."""
+
+    places: Mapping[str, int]
+    """Place of each image in ``numbers``, by its name."""
+    numbers: npt.NDArray[np.float64]
+    """Volumes."""
+
+    def without(self, name: str) -> npt.NDArray[np.float64]:
+        """Volumes in the other images."""
+        place = self.places.get(name)
+        return self.numbers if place is None else np.delete(self.numbers, place)
+
+
+Group = Mapping[tuple[str, str], Peers]
+"""Volumes of all images that were segmented with the same labels, by contrast and label."""
 
 
 @attrs.frozen(kw_only=True)
 class GroupRange:
-    """Volumes of one structure in the other images of the group."""
+    """Volumes of one structure in the other images of the group.
+
+    It is summed up: a page of one participant tells no value of another one by name.
+    """
 
     n: int
     """Number of the other images."""
@@ -30,8 +59,11 @@ class GroupRange:
     """Largest."""
     median: float
     """Median."""
+    deviations: float | None
+    """Distance of this image from the median of all in robust standard deviations; None if they
+    are too few or too much alike (:func:`l2s_pydra.reports.statistics.robust_center`)."""
     svg: str
-    """Drawing: a dot an image, a diamond for this one."""
+    """Drawing: range and quartiles, and a diamond for this one."""
 
 
 def group_name(image: ImageSummary) -> str:
@@ -51,11 +83,14 @@ def group_name(image: ImageSummary) -> str:
 
 def index_group(values: Iterable[ImageValue]) -> Group:
     """Sort volumes by contrast and label; those that are not finite are left out."""
-    group: dict[tuple[str, str], list[ImageValue]] = {}
+    group: dict[tuple[str, str], dict[str, float]] = {}
     for value in values:
         if np.isfinite(value.value):
-            group.setdefault((value.contrast, value.label), []).append(value)
-    return group
+            group.setdefault((value.contrast, value.label), {})[value.name] = value.value
+    return {
+        key: Peers({name: i for i, name in enumerate(known)}, np.array(list(known.values())))
+        for key, known in group.items()
+    }
 
 
 def group_ranges(image: ImageSummary, group: Group) -> dict[str, GroupRange]:
@@ -75,54 +110,56 @@ def group_ranges(image: ImageSummary, group: Group) -> dict[str, GroupRange]:
     """
     from markupsafe import Markup
 
+    name = group_name(image)
+    contrast = name.rpartition("_")[2]
     ranges = {}
     for row in _rows(image):
-        others = _others(image, group, row["name"])
+        peers = group.get((contrast, row["name"]))
+        others = peers.without(name) if peers else np.empty(0)
         if len(others) < _FEWEST:
             continue
-        numbers = [value.value for value in others]
-        points = [(value.name, value.value / 1000) for value in others]
+        own = row["volume_mm3"]
+        five = tuple(float(q) for q in np.percentile(others, (0, 25, 50, 75, 100)))
+        center = robust_center(np.append(others, own))
         ranges[row["name"]] = GroupRange(
             n=len(others),
-            low=min(numbers),
-            high=max(numbers),
-            median=float(np.median(numbers)),
-            svg=Markup(strip(points, mark=row["volume_mm3"] / 1000)),
+            low=five[0],
+            high=five[-1],
+            median=five[2],
+            deviations=(own - center[0]) / center[1] if center else None,
+            svg=Markup(box([q / 1000 for q in five], n=len(others), mark=own / 1000)),
         )
     return ranges
 
 
-def group_flags(image: ImageSummary, group: Group) -> list[FlagRow]:
+def group_flags(image: ImageSummary, ranges: Mapping[str, GroupRange]) -> list[FlagRow]:
     """Tell volumes that are unusual in the group, by the rule of the group's page.
 
     Parameters
     ----------
     image : ImageSummary
         The image.
-    group : Group
-        As for :func:`group_ranges`.
+    ranges : mapping
+        What :func:`group_ranges` says of it.
 
     Returns
     -------
     list of FlagRow
         See :func:`~l2s_pydra.reports.statistics.unusual_values`.
     """
-    name, ranges = group_name(image), group_ranges(image, group)
     flags: list[FlagRow] = []
     for row in _rows(image):
         label = row["name"]
-        own = ImageValue(name, label, row["volume_mm3"])
-        values = [*_others(image, group, label), own]
-        for unusual in unusual_values(values):
-            if unusual.name == name and label in ranges:
-                others = ranges[label]
-                side = "above" if unusual.deviations > 0 else "below"
-                text = (
-                    f"{label}: {unusual.value / 1000:.2f} ml is far {side} the group's median of "
-                    f"{others.median / 1000:.2f} ml (the {others.n} others: "
-                    f"{others.low / 1000:.2f} to {others.high / 1000:.2f} ml)"
-                )
-                flags.append({"kind": "group", "structures": [label], "text": text})
+        others = ranges.get(label)
+        if others is None or others.deviations is None or abs(others.deviations) <= THRESHOLD:
+            continue
+        side = "above" if others.deviations > 0 else "below"
+        text = (
+            f"{label}: {row['volume_mm3'] / 1000:.2f} ml is far {side} the group's median of "
+            f"{others.median / 1000:.2f} ml (the {others.n} others: "
+            f"{others.low / 1000:.2f} to {others.high / 1000:.2f} ml)"
+        )
+        flags.append({"kind": "group", "structures": [label], "text": text})
     return flags
 
 
@@ -133,9 +170,3 @@ def _rows(image: ImageSummary) -> list[dict[str, Any]]:
     if inside.get("volume_mm3") is not None:
         rows.append({"name": "intracranial", "volume_mm3": inside["volume_mm3"]})
     return rows
-
-
-def _others(image: ImageSummary, group: Group, label: str) -> list[ImageValue]:
-    name = group_name(image)
-    peers = group.get((name.rpartition("_")[2], label), ())
-    return [value for value in peers if value.name != name]

@@ -120,7 +120,7 @@ def participant_page(
 def _in_group(image: ImageSummary, group: Group | None) -> dict[str, Any]:
     """Image with the place of its volumes in the group, if there is one."""
     ranges = group_ranges(image, group) if group else {}
-    flags = [*image.get("flags", ()), *(group_flags(image, group) if group else ())]
+    flags = [*image.get("flags", ()), *group_flags(image, ranges)]
     return {**image, "flags": flags, "group": ranges}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
 from .charts import strip
 
@@ -16,6 +17,7 @@ __all__ = [
     "distributions",
     "matrix",
     "mean_over_images",
+    "robust_center",
     "unusual_values",
 ]
 
@@ -66,6 +68,19 @@ class Unusual:
     """Distance from the median in robust standard deviations."""
 
 
+def robust_center(numbers: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """Median and robust standard deviation; None of fewer than five values, or without a spread.
+
+    >>> robust_center(np.array([1.0, 2.0, 3.0, 4.0, 90.0]))
+    (3.0, 1.4826)
+    """
+    if len(numbers) < _FEWEST:
+        return None
+    median = float(np.median(numbers))
+    spread = _MAD_TO_SD * float(np.median(np.abs(numbers - median)))
+    return (median, spread) if spread > 0 else None
+
+
 def unusual_values(values: Sequence[ImageValue]) -> list[Unusual]:
     """Find values more than 3.5 robust standard deviations from the median of their structure.
 
@@ -86,11 +101,10 @@ def unusual_values(values: Sequence[ImageValue]) -> list[Unusual]:
     """
     found = []
     for label, group in _by_label_and_contrast(values):
-        numbers = np.array([value.value for value in group])
-        median = float(np.median(numbers)) if len(numbers) else math.nan
-        spread = _MAD_TO_SD * float(np.median(np.abs(numbers - median))) if len(numbers) else 0.0
-        if len(numbers) < _FEWEST or spread == 0:
+        center = robust_center(np.array([value.value for value in group]))
+        if center is None:
             continue
+        median, spread = center
         for value in group:
             deviations = (value.value - median) / spread
             if abs(deviations) > THRESHOLD:

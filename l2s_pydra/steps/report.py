@@ -16,7 +16,13 @@ from ..reports.tables import read_rows, to_number
 from .page_data import PageData, everyone
 from .report_model import report_model
 
-__all__ = ["refresh_participants", "report_group", "report_model", "report_participant"]
+__all__ = [
+    "read_groups",
+    "refresh_participants",
+    "report_group",
+    "report_model",
+    "report_participant",
+]
 
 _CITATION: Link = {"href": "logs/CITATION.html", "text": "Methods text and references"}
 _GROUP: Link = {"href": "group.html", "text": "Report of the group"}
@@ -31,6 +37,7 @@ def report_participant(
     failures: Sequence[Mapping[str, Any]] = (),
     out_file: Path,
     data_file: Path | None = None,
+    groups: Mapping[str, Group] | None = None,
 ) -> Path:
     """Write the page of a participant: images of this run, and those of earlier ones.
 
@@ -42,7 +49,7 @@ def report_participant(
         ``summary.json`` of each segmented image.
     output_dir : Path
         Root of the derivative, which holds the outputs that the summaries name, and what is kept
-        of earlier runs. If it has tables of the group, volumes are compared with them.
+        of earlier runs.
     run : mapping
         Record of the run (:func:`l2s_pydra.bids.provenance.run_record`).
     failures : sequence of mappings
@@ -53,6 +60,9 @@ def report_participant(
     data_file : Path, optional
         Where to keep what the page is made of, for later runs
         (:meth:`~l2s_pydra.steps.page_data.PageData.place` in the derivative).
+    groups : mapping, optional
+        Volumes of the group that those of the images are compared with (:func:`read_groups`); by
+        default they are read from ``output_dir``. To be read once for many pages.
 
     Returns
     -------
@@ -68,8 +78,25 @@ def report_participant(
     data = before.merged([_read(path) for path in summaries], failures, run)
     if data_file is not None:
         data.write(Path(data_file))
-    groups = _groups(sorted(Path(output_dir).glob("seg-*_morph.tsv")))
+    if groups is None:
+        groups = read_groups(Path(output_dir))
     return _participant_page(participant, data, Path(output_dir), Path(out_file), groups)
+
+
+def read_groups(output_dir: Path) -> dict[str, Group]:
+    """Read the tables of volumes of the group at the root of a derivative, if there are any.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Root of the derivative, with ``seg-<label>_morph.tsv``.
+
+    Returns
+    -------
+    dict
+        Volumes of everyone, by the ``seg`` entity in the name of the table.
+    """
+    return _groups(sorted(Path(output_dir).glob("seg-*_morph.tsv")))
 
 
 def refresh_participants(*, output_dir: Path, tables: Sequence[Path], out_dir: Path) -> list[Path]:

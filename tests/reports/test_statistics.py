@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from l2s_pydra.reports.charts import strip
+from l2s_pydra.reports.charts import box, strip
 from l2s_pydra.reports.statistics import ImageValue, distributions, matrix, unusual_values
 
 
@@ -56,3 +56,11 @@ def test_strip_of_many_values_draws_those_outside_the_box():
     points = [(f"i{n}", float(n)) for n in range(400)]
     assert strip(points).count("<circle") == 200
     assert strip([("a", 1.0)] * 3).count("<circle") == 3
+
+
+def test_box_has_its_range_quartiles_and_the_mark_at_their_places():
+    svg = box([2.0, 4.0, 5.0, 7.0, 10.0], n=12, mark=0.0)
+    assert 'x1="83.6" y1="15" x2="394.0" y2="15"' in svg  # from 2 to 10, of 0 to 10
+    assert '<rect x="161.2"' in svg
+    assert 'points="8,7.0 16,15.0' in svg  # the diamond stays whole at the edge
+    assert "12 values from 2 to 10, median 5, middle half from 4 to 7; this one 0" in svg

@@ -8,7 +8,12 @@ import attrs
 import pytest
 
 from l2s_pydra.steps.page_data import PageData, everyone
-from l2s_pydra.steps.report import refresh_participants, report_group, report_participant
+from l2s_pydra.steps.report import (
+    read_groups,
+    refresh_participants,
+    report_group,
+    report_participant,
+)
 
 MODEL = {"name": "m1", "sha256": "ff", "version": "0.1.0"}
 
@@ -134,6 +139,36 @@ def test_pages_show_where_volumes_lie_in_the_group(summary, report, read_page, t
     assert "the group's median" not in usual.words
     assert "polygon" in usual.source
     assert 'href="group.html"' in usual.source
+
+
+def test_pages_neither_name_others_nor_grow_with_the_group(summary, report, read_page, tmp_path):
+    report("run1", summary("a"))
+    sizes = []
+    for count in (20, 400):
+        table = group_table(tmp_path, *[2000 + (n % 7) for n in range(count)])
+        (page,) = refresh_participants(
+            output_dir=tmp_path / "out", tables=[table], out_dir=tmp_path
+        )
+        assert "sub-02" not in read_page(page).source
+        assert f"{count - 1} values from 2 to 2.006" in read_page(page).source
+        sizes.append(len(read_page(page).source))
+    assert abs(sizes[1] - sizes[0]) < 50
+
+
+def test_tables_of_the_group_are_read_once_for_many_pages(summary, tmp_path, read_page):
+    path = summary("a")
+    table = group_table(tmp_path, *[2000] * 5)
+    groups = read_groups(tmp_path / "out")
+    table.unlink()
+    page = report_participant(
+        participant="sub-01",
+        summaries=[path],
+        output_dir=tmp_path / "out",
+        run=run_of("run1"),
+        out_file=tmp_path / "sub-01.html",
+        groups=groups,
+    )
+    assert "2.00–2.00 (2.00)" in read_page(page).words
 
 
 @pytest.mark.parametrize(("others", "shown"), [(2, False), (3, True)])
