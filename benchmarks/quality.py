@@ -84,8 +84,9 @@ def rows(found: Values) -> list[_table.Row]:
             error = float(np.sqrt(np.mean((told - true) ** 2)))
             made.append(_table.row(name, "error", error, "", base, raw))
             made.append(_table.row(name, "bias", float(np.mean(told - true)), "", "", 0))
-            together = float(np.corrcoef(told, true)[0, 1])
-            made.append(_table.row(name, "correlation", together, "", "", 0))
+            if np.ptp(told) and np.ptp(true):
+                together = float(np.corrcoef(told, true)[0, 1])
+                made.append(_table.row(name, "correlation", together, "", "", 0))
         bad, told = true < FLAGGED, guess < FLAGGED
         name = f"remarked {contrast}"
         if bad.any():

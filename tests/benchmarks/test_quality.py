@@ -31,6 +31,8 @@ def test_errors_are_of_each_contrast_and_of_all_that_were_not_learned(quality):
     assert values["remarked all others", "found"] == pytest.approx(2 / 3)
     assert values["remarked all others", "rightly"] == pytest.approx(1)
     assert ("remarked T1w", "found") not in values
+    # What does not vary has no correlation.
+    assert ("self-Dice FLAIR", "correlation") not in values
 
 
 def test_images_are_those_of_the_participants(quality, tmp_path):
