@@ -5,8 +5,9 @@ Its input is plain values, described in :mod:`l2s_pydra.reports.inputs`.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from .filters import FILTERS
@@ -20,6 +21,9 @@ from .statistics import (
     mean_over_images,
     unusual_values,
 )
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["group_page", "model_page", "participant_page", "preview_page", "write_page"]
 
@@ -342,6 +346,27 @@ def _theta_table(theta: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
+@cache
+def _environment() -> "Environment":
+    """Templates, compiled once for all pages of a process."""
+    from jinja2 import Environment, PackageLoader, Undefined, select_autoescape
+
+    class Optional(Undefined):
+        """A key that is not there may be tested, and is falsy, but not printed."""
+
+        __str__ = Undefined._fail_with_undefined_error  # type: ignore[assignment]
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=select_autoescape(["html"]),
+        undefined=Optional,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment
+
+
 def write_page(path: str | Path, template: str, values: Mapping[str, Any]) -> Path:
     """Fill a template.
 
@@ -359,25 +384,10 @@ def write_page(path: str | Path, template: str, values: Mapping[str, Any]) -> Pa
     Path
         ``path``.
     """
-    from jinja2 import Environment, PackageLoader, Undefined, select_autoescape
-
-    class Optional(Undefined):
-        """A key that is not there may be tested, and is falsy, but not printed."""
-
-        __str__ = Undefined._fail_with_undefined_error  # type: ignore[assignment]
-
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=select_autoescape(["html"]),
-        undefined=Optional,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        environment.get_template(template).render({"version": __version__, **values}) + "\n",
+        _environment().get_template(template).render({"version": __version__, **values}) + "\n",
         encoding="utf-8",
     )
     return path
