@@ -183,8 +183,8 @@ def _directions(spectrum: Mapping[str, Any] | None) -> str:
     condition = spectrum["condition"]
     ratio = "more than 10\u202f000" if condition > 1e4 else f"{condition:.3g}"
     text = (
-        f"{spectrum['determined']} of {spectrum['directions']} directions are determined; the "
-        f"best holds {ratio} times the information of the worst."
+        f"The gradients tell {spectrum['determined']} of {spectrum['directions']} combinations of "
+        f"the values apart; the best holds {ratio} times the information of the worst."
     )
     flat = [
         ", ".join(f"{_words(m['name'])} ({_signed(m['weight'])})" for m in direction["members"])
@@ -192,7 +192,7 @@ def _directions(spectrum: Mapping[str, Any] | None) -> str:
     ]
     more = len(spectrum["flat"]) - len(flat)
     if flat:
-        text += f" Not determined: {'; '.join(flat)}{f'; and {more} more' if more > 0 else ''}."
+        text += f" Not told apart: {'; '.join(flat)}{f'; and {more} more' if more > 0 else ''}."
     return text
 
 

@@ -72,7 +72,8 @@ def test_summary_counts():
         "others, 1 pushed, not settled when training ended, 1 hardly moved."
     )
     assert found["directions"] == (
-        "2 of 3 directions are determined; the best holds 12 times the information of the worst."
+        "The gradients tell 2 of 3 combinations of the values apart; the best holds 12 times "
+        "the information of the worst."
     )
     assert found["rows"][0]["push"] == "−6.2"
 
@@ -83,7 +84,7 @@ def test_flat_directions_are_named():
     spectrum = {"directions": 9, "determined": 4, "condition": 1e9, "flat": flat}
     text = learned_verdicts(facts([value("a", "determined")], spectrum=spectrum))["directions"]
     assert "more than 10\u202f000 times" in text
-    assert "Not determined: exponent 2 (+0.70), exponent 4 (−0.70);" in text
+    assert "Not told apart: exponent 2 (+0.70), exponent 4 (−0.70);" in text
     assert text.endswith("and 2 more.")
 
 
