@@ -31,6 +31,8 @@ _FREESURFER = (".mgz", ".mgh")
 _COMPRESSED = (".gz", ".mgz")
 _UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, struct.error, zlib.error)
 _CHUNK_BYTES = 2**24
+_GZIP = b"\x1f\x8b"
+"""What each gzip stream starts with."""
 _DEFLATE_RATIO = 1032
 """Bytes that deflate makes of one at the most (zlib's technical details)."""
 _MOST_BEHIND = 2**28
@@ -78,7 +80,9 @@ def open_image(path: Path) -> tuple[Any, list[str]]:
     return image, told
 
 
-def read_voxels(image: Any, path: Path, dtype: npt.DTypeLike | None = None) -> Array:
+def read_voxels(
+    image: Any, path: Path, dtype: npt.DTypeLike | None = None, told: list[str] | None = None
+) -> Array:
     """Read the voxels of an opened file, with the header's scaling applied.
 
     Parameters
@@ -89,6 +93,8 @@ def read_voxels(image: Any, path: Path, dtype: npt.DTypeLike | None = None) -> A
         Its file.
     dtype : data type, optional
         By default that of the file, or what the scaling makes of it.
+    told : list of str, optional
+        Takes what is odd about the file and no reason to refuse it.
 
     Returns
     -------
@@ -113,7 +119,9 @@ def read_voxels(image: Any, path: Path, dtype: npt.DTypeLike | None = None) -> A
                 if voxels is None:
                     voxels = np.empty(count, np.dtype(dtype or scaled.dtype).newbyteorder("="))
                 voxels[start : start + len(scaled)] = scaled
-            _read_to_end(file, path)
+            odd = _read_to_end(file, path)
+            if odd and told is not None:
+                told.append(odd)
     except _UNREADABLE as error:
         if isinstance(error, ImageError):
             raise
@@ -226,9 +234,39 @@ def _chunks(file: Any, dtype: np.dtype[Any], count: int) -> Iterator[tuple[int, 
         yield start, chunk
 
 
-def _read_to_end(file: Any, path: Path) -> None:
+def _read_to_end(file: Any, path: Path) -> str:
+    """Read what lies behind the voxels, so that the checksum is compared; say what is odd."""
     behind = 0
-    while part := file.read(2**16):
-        behind += len(part)
-        if behind > _MOST_BEHIND:
-            raise ImageError(f"{path}: goes on long after its voxels; export it again")
+    try:
+        while part := file.read(2**16):
+            behind += len(part)
+            if behind > _MOST_BEHIND:
+                raise ImageError(f"{path}: goes on long after its voxels; export it again")
+    except gzip.BadGzipFile:
+        stray = _stray_bytes(path)
+        if not stray:
+            raise
+        return f"{stray} bytes that do not belong to it lie behind its compressed content"
+    return ""
+
+
+def _stray_bytes(path: Path) -> int:
+    """Bytes behind the gzip streams of a file, all of which are whole and have their checksum.
+
+    Raises
+    ------
+    zlib.error
+        If a stream is damaged.
+    """
+    with path.open("rb") as stored:
+        rest = stored.read(_CHUNK_BYTES)
+        while rest.startswith(_GZIP):
+            stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            while not stream.eof:
+                if not rest and not (rest := stored.read(_CHUNK_BYTES)):
+                    return 0
+                stream.decompress(rest, _CHUNK_BYTES)
+                rest = stream.unused_data if stream.eof else stream.unconsumed_tail
+            if len(rest) < len(_GZIP):
+                rest += stored.read(_CHUNK_BYTES)
+        return len(rest) + path.stat().st_size - stored.tell()

@@ -104,7 +104,7 @@ def load_image(path: str | Path, *, allow_2d: bool = False) -> Volume:
     """
     path = Path(path)
     image, affine, warnings = _open(path, allow_2d)
-    data = _mended(read_voxels(image, path, np.float32), path, warnings)
+    data = _mended(read_voxels(image, path, np.float32, warnings), path, warnings)
     if data.min() == data.max():
         raise ImageError(
             f"{path}: every voxel is {data.flat[0]:g}; give an image that shows something"
@@ -141,7 +141,7 @@ def load_labels(
     """
     path = Path(path)
     image, affine, warnings = _open(path, allow_2d)
-    labels = _whole_numbers(read_voxels(image, path), path)
+    labels = _whole_numbers(read_voxels(image, path, None, warnings), path)
     if not allow_constant and labels.min() == labels.max():
         raise ImageError(
             f"{path}: every voxel is {labels.flat[0]}; give a label map with structures in it"

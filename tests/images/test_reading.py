@@ -127,6 +127,40 @@ def test_notes_behind_the_voxels_are_no_fault(write, data):
     np.testing.assert_array_equal(load_image(path).data, data)
 
 
+@pytest.mark.parametrize("stray", [b"x", b"no gzip stream", b"\x1f!", b"\0\0end"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_bytes_behind_the_compressed_stream_are_told(write, data, stray, members, monkeypatch):
+    monkeypatch.setattr(reading, "_CHUNK_BYTES", 2**10)
+    path = write(data)
+    content = gzip.decompress(path.read_bytes())
+    cut = len(content) // members
+    parts = [content] if members == 1 else [content[:cut], content[cut:]]
+    path.write_bytes(b"".join(map(gzip.compress, parts)) + stray)
+    image = load_image(path)
+    np.testing.assert_array_equal(image.data, nb.load(path).get_fdata(dtype=np.float32))
+    (warning,) = image.warnings
+    assert warning.startswith(f"{len(stray)} bytes that do not belong to it")
+
+
+def test_bytes_behind_a_stream_do_not_excuse_its_checksum(write, data, one_line):
+    path = write(data)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(bytes(content) + b"stray")
+    with pytest.raises(ImageError) as error:
+        load_image(path)
+    assert one_line(error, path, "again")
+
+
+def test_bytes_instead_of_the_rest_of_the_voxels(write, data, one_line):
+    path = write(data)
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[: len(content) // 2]) + b"stray")
+    with pytest.raises(ImageError) as error:
+        load_image(path)
+    assert one_line(error, path, "again")
+
+
 def test_a_wrong_checksum(write, data, one_line):
     path = write(data)
     content = bytearray(path.read_bytes())
