@@ -51,7 +51,8 @@ def predict(
     background. The network runs in slabs (:class:`~l2s_pydra.segmentation.slabs.SlabForward`) over
     the whole box, or over overlapping tiles whose posteriors are added with Gaussian weights. The
     peak of the memory is predicted from shapes, and tiles are chosen by it; where a device runs out
-    of memory all the same, tiles become smaller, and at last the CPU takes over. The result is a
+    of memory all the same, tiles become smaller, and at last the CPU takes over, with tiles that keep
+    to the same memory there. The result is a
     function of the arguments and the number of threads.
 
     Parameters
@@ -208,6 +209,8 @@ def _relieved(
             torch.cuda.empty_cache()
         said.append(f"out of memory on {plan.device}; going on {following.words()}")
         _log.info("%s", said[-1])
+        if following.device != plan.device:
+            said.extend(following.excess)
         plan = following
 
 

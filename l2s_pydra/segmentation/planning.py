@@ -19,7 +19,19 @@ MEMORY_MB = 4000.0
 whole, whichever machine it is, so that its result is the same everywhere."""
 _MOST_SLICES = 32
 
-_Foresee = Callable[[tuple[int, ...], int], Footprint]
+_Foresee = Callable[[tuple[int, ...], int, torch.dtype], Footprint]
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What a prediction is to keep to, wherever it is computed."""
+
+    tiles: str | int | None = "auto"
+    """``auto``, the largest side of a tile, or None for the whole box."""
+    memory_mb: float | None = None
+    """Memory it may take, 1e6 bytes."""
+    most_voxels: int | None = None
+    """Largest tile, voxels; instead of the memory."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -34,8 +46,14 @@ class Plan:
     """Tiles of the box; of a 2-D network, the whole of a slice."""
     batch: int
     """Slices at once; 1 in 3-D."""
-    foresee: _Foresee
-    """Footprint of a tile of certain sides, or of a number of slices."""
+    limits: Limits
+    """What it keeps to."""
+    predicted: _Foresee
+    """Footprint of a tile of certain sides, or of a number of slices, computed in a type."""
+
+    def foresee(self, size: tuple[int, ...], batch: int) -> Footprint:
+        """Predict the memory of a tile of certain sides, or of a number of slices."""
+        return self.predicted(size, batch, self.dtype)
 
     @property
     def footprint(self) -> Footprint:
@@ -46,6 +64,17 @@ class Plan:
     def peak(self) -> int:
         """Predicted peak where it is computed, bytes."""
         return self.footprint.device if self.device.type == "cuda" else self.footprint.host
+
+    @property
+    def excess(self) -> list[str]:
+        """What is to be said where it takes more memory than it was allowed in so many words."""
+        allowed = self.limits.memory_mb
+        if allowed is None or self.peak <= 1e6 * allowed:
+            return []
+        return [
+            f"takes about {self.peak / 1e6:.0f} MB of memory {self.words()}, "
+            f"more than the {allowed:g} MB it may"
+        ]
 
     def words(self) -> str:
         """Describe it."""
@@ -103,27 +132,18 @@ def plan_prediction(
         dtype=dtype,
         tiling=tiling(shape, segmenter.multiple, [1] * ndim),
         batch=1 if ndim == 3 else min(box[2], _MOST_SLICES),
-        foresee=_foreseer(segmenter, box, image, dtype),
+        limits=Limits(tiles=tiles, memory_mb=memory_mb, most_voxels=most_voxels),
+        predicted=_foreseer(segmenter, box, image),
     )
-    fits = _limit(plan, memory_mb, most_voxels)
-    if ndim == 2:
-        plan = _fewer_slices(plan, fits)
-    else:
-        chosen = _chosen(plan.tiling, tiles, lambda size: fits(size, 1))
-        plan = attrs.evolve(plan, tiling=chosen)
-    if memory_mb is None or plan.peak <= 1e6 * memory_mb:
-        return plan, []
-    return plan, [
-        f"takes about {plan.peak / 1e6:.0f} MB of memory {plan.words()}, "
-        f"more than the {memory_mb:g} MB it may"
-    ]
+    plan = _fewer_slices(plan) if ndim == 2 else _tiled(plan)
+    return plan, plan.excess
 
 
 def easier(plan: Plan, cpu_dtype: torch.dtype) -> Plan | None:
     """Return a plan for what ran out of memory; None if there is none.
 
-    Tiles with at most three quarters of the footprint; where there are none, the CPU, which starts
-    with the whole.
+    Tiles with at most three quarters of the footprint; where there are none, the CPU, with the tiles
+    that keep its memory within the same limits.
 
     Parameters
     ----------
@@ -143,16 +163,14 @@ def easier(plan: Plan, cpu_dtype: torch.dtype) -> Plan | None:
             return attrs.evolve(plan, tiling=smaller)
     if plan.device.type == "cpu":
         return None
-    whole = tiling(plan.tiling.shape, plan.tiling.multiple, [1] * len(plan.tiling.spans))
-    return attrs.evolve(plan, device=torch.device("cpu"), dtype=cpu_dtype, tiling=whole)
+    there = attrs.evolve(plan, device=torch.device("cpu"), dtype=cpu_dtype)
+    return there if len(plan.tiling.spans) == 2 else _tiled(there)
 
 
-def _foreseer(
-    segmenter: Segmenter, box: tuple[int, ...], image: tuple[int, ...], dtype: torch.dtype
-) -> _Foresee:
+def _foreseer(segmenter: Segmenter, box: tuple[int, ...], image: tuple[int, ...]) -> _Foresee:
     parameters = sum(p.numel() for p in segmenter.parameters())
 
-    def foresee(size: tuple[int, ...], batch: int) -> Footprint:
+    def foresee(size: tuple[int, ...], batch: int, dtype: torch.dtype) -> Footprint:
         return footprint(
             segmenter.config,
             segmenter.n_classes,
@@ -167,28 +185,30 @@ def _foreseer(
     return foresee
 
 
-def _limit(
-    plan: Plan, memory_mb: float | None, most_voxels: int | None
-) -> Callable[[tuple[int, ...], int], bool]:
-    """Whether a tile of certain sides, or a number of slices, is within bounds."""
-
-    def fits(size: tuple[int, ...], batch: int) -> bool:
-        if most_voxels is not None:
-            inside = (min(a, b) for a, b in zip(size, plan.tiling.shape, strict=True))
-            return math.prod(inside) * batch <= most_voxels
-        found, most = plan.foresee(size, batch), 1e6 * (memory_mb or MEMORY_MB)
-        besides = found.weights if plan.device.type == "cuda" else found.host - found.passing
-        # Where what cannot be divided takes it all, tiny tiles would hardly help.
-        return found.passing <= max(most - besides, most / 8)
-
-    return fits
+def _fits(plan: Plan, size: tuple[int, ...], batch: int) -> bool:
+    """Whether a tile of certain sides, or a number of slices, is within the limits of a plan."""
+    limits = plan.limits
+    if limits.most_voxels is not None:
+        inside = (min(a, b) for a, b in zip(size, plan.tiling.shape, strict=True))
+        return math.prod(inside) * batch <= limits.most_voxels
+    found, most = plan.foresee(size, batch), 1e6 * (limits.memory_mb or MEMORY_MB)
+    besides = found.weights if plan.device.type == "cuda" else found.host - found.passing
+    # Where what cannot be divided takes it all, tiny tiles would hardly help.
+    return found.passing <= max(most - besides, most / 8)
 
 
-def _fewer_slices(plan: Plan, fits: Callable[[tuple[int, ...], int], bool]) -> Plan:
+def _fewer_slices(plan: Plan) -> Plan:
     batch = plan.batch
-    while batch > 1 and not fits(plan.tiling.largest, batch):
+    while batch > 1 and not _fits(plan, plan.tiling.largest, batch):
         batch //= 2
     return attrs.evolve(plan, batch=batch)
+
+
+def _tiled(plan: Plan) -> Plan:
+    """Divide the box anew, for where the plan computes."""
+    whole = tiling(plan.tiling.shape, plan.tiling.multiple, [1] * len(plan.tiling.spans))
+    chosen = _chosen(whole, plan.limits.tiles, lambda size: _fits(plan, size, 1))
+    return attrs.evolve(plan, tiling=chosen)
 
 
 def _chosen(

@@ -248,6 +248,31 @@ def test_out_of_memory_on_a_gpu_leads_to_the_cpu(volume, monkeypatch):
     torch.testing.assert_close(found.values, expected)
 
 
+def test_a_gpu_that_gives_way_to_the_cpu_says_what_that_takes(volume, monkeypatch):
+    # The smallest tile there is, so that there is no easier one on the GPU.
+    plan, _ = planning.plan_prediction(
+        make(depth=2),
+        volume.shape,
+        volume.shape,
+        device=torch.device("cuda"),
+        dtype=torch.float32,
+        memory_mb=1,
+    )
+    monkeypatch.setattr(inference, "plan_prediction", lambda *_, **__: (plan, []))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    class Full(inference.SlabForward):
+        def __init__(self, segmenter, device, dtype):
+            if device.type == "cuda":
+                raise torch.OutOfMemoryError("CUDA")
+            super().__init__(segmenter, device, dtype)
+
+    monkeypatch.setattr(inference, "SlabForward", Full)
+    first, second = predict(make(depth=2), volume).warnings
+    assert first.startswith("out of memory on cuda; going on on cpu with ")
+    assert "more than the 1 MB it may" in second
+
+
 def test_no_memory_at_all_is_an_error(volume, monkeypatch):
     failing(monkeypatch, 99, MemoryError("no more"))
     with pytest.raises(MemoryError, match="no more"):

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 
+import attrs
 import pytest
 import torch
 
 from l2s_pydra.config import SegmenterConfig
 from l2s_pydra.segmentation import Segmenter
-from l2s_pydra.segmentation.planning import plan_prediction
+from l2s_pydra.segmentation.planning import easier, plan_prediction
 
 MEASURE = """
 import json, sys, torch
@@ -141,3 +142,35 @@ def test_where_the_posteriors_alone_are_too_much_tiles_are_not_tiny(plan):
     found, warnings = plan(shape=(512, 512, 512))
     assert not warnings
     assert min(found.tiling.largest) > 100
+
+
+def on_the_cpu(found):
+    """Give the plan of the CPU that takes over where smaller tiles do not help any more."""
+    while found.device.type == "cuda":
+        found = easier(found, torch.float32)
+        assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("memory_mb", [None, 2000, 5000])
+def test_the_cpu_that_takes_over_keeps_to_the_memory(plan, memory_mb):
+    shape = (256, 320, 256)
+    taken_over = on_the_cpu(plan("cuda", shape, memory_mb=memory_mb)[0])
+    assert taken_over.dtype == torch.float32
+    assert len(taken_over.tiling) > 1
+    found = taken_over.footprint
+    # What holds the image and the posteriors cannot be divided.
+    most = 1e6 * (memory_mb or 4000)
+    assert found.passing <= max(most - (found.host - found.passing), most / 8)
+    assert bool(taken_over.excess) == (memory_mb == 2000)
+    # It is predicted for what the CPU computes with.
+    assert found.passing > 1.2 * attrs.evolve(taken_over, dtype=torch.bfloat16).footprint.passing
+
+
+def test_what_was_asked_for_of_tiles_holds_on_the_cpu_that_takes_over(plan):
+    assert len(on_the_cpu(plan("cuda")[0]).tiling) == 1
+    assert on_the_cpu(plan("cuda", tiles=128)[0]).tiling.largest == (96, 112, 96)
+    whole = on_the_cpu(plan("cuda", memory_mb=300, tiles=None)[0])
+    assert len(whole.tiling) == 1
+    (warning,) = whole.excess
+    assert "on cpu with the whole volume, more than the 300 MB it may" in warning
