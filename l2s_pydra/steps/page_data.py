@@ -8,16 +8,19 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from ..bids.derivatives import dataset_path, write_json
 from .outputs import DATASET_OUTPUTS
+from .page_entries import FAILURE, IMAGE, RUN, find_fault
 
 __all__ = ["PageData", "everyone"]
 
 logger = logging.getLogger(__name__)
+_Name = TypeVar("_Name")
+_PAGE = {"images": [object], "failures": [object], "runs": {}}
 
 
 @attrs.frozen(kw_only=True)
@@ -33,20 +36,29 @@ class PageData:
 
     @classmethod
     def read(cls, participant: str, output_dir: Path) -> "PageData":
-        """Read what is kept of a participant; nothing if there is nothing, or it cannot be read."""
+        """Read what is kept of a participant; a warning tells what cannot be read, and is left out.
+
+        Nothing is kept of segmentations that are gone.
+        """
         path = cls.place(participant, output_dir)
         if not path.is_file():
             return cls()
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            data = cls(**{name: values[name] for name in ("images", "failures", "runs")})
-            images = [image for image in data.images if (output_dir / image["dseg"]).is_file()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if fault := find_fault(values, _PAGE, "page data"):
+                raise ValueError(fault)
+        except (OSError, ValueError) as error:
             logger.warning(
                 "%s: cannot be read (%s); the page shows what is made now only", path, error
             )
             return cls()
-        return attrs.evolve(data, images=images)
+        images = _whole(path, enumerate(values["images"], 1), IMAGE, "image")
+        failures = _whole(path, enumerate(values["failures"], 1), FAILURE, "failure")
+        return cls(
+            images=[image for _, image in images if (output_dir / image["dseg"]).is_file()],
+            failures=[failure for _, failure in failures],
+            runs=dict(_whole(path, values["runs"].items(), RUN, "run")),
+        )
 
     @staticmethod
     def place(participant: str, root: Path) -> Path:
@@ -111,6 +123,17 @@ def everyone(output_dir: Path) -> Iterator[tuple[str, PageData]]:
     for path in sorted(Path(output_dir).glob(str(PageData.place("sub-*", Path())))):
         participant = path.relative_to(output_dir).parts[0]
         yield participant, PageData.read(participant, Path(output_dir))
+
+
+def _whole(
+    path: Path, entries: Iterable[tuple[_Name, Any]], pattern: Mapping[str, Any], kind: str
+) -> Iterator[tuple[_Name, Any]]:
+    """Give the entries that a page can be made of; a warning tells of the others."""
+    for name, entry in entries:
+        if fault := find_fault(entry, pattern, f"{kind} {name}"):
+            logger.warning("%s: %s; it is left out of the page", path, fault)
+        else:
+            yield name, entry
 
 
 def _key(image: Mapping[str, Any]) -> tuple[str, str]:

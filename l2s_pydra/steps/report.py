@@ -14,6 +14,7 @@ from ..reports.pages import group_page, participant_page
 from ..reports.statistics import ImageValue
 from ..reports.tables import read_rows, to_number
 from .page_data import PageData, everyone
+from .page_entries import IMAGE, find_fault
 from .report_model import report_model
 
 __all__ = [
@@ -234,8 +235,9 @@ def _read(path: Path) -> dict[str, Any]:
     """Read the summary of an image."""
     try:
         values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        _ = values["source"], values["dseg"], values["volumes"], values["model"]["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if fault := find_fault(values, IMAGE, "image"):
+            raise ValueError(fault)
+    except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path}: is no summary of a segmentation ({error}); segment the image again"
         ) from error

@@ -115,8 +115,47 @@ def test_broken_data_are_told_and_written_anew(summary, report, read_page, tmp_p
     place.parent.mkdir(parents=True)
     place.write_text('{"images": [1], "failures": [], "runs": {}}')
     assert "session a" in read_page(report("run1", summary("a"))).words
-    assert "report.json: cannot be read" in caplog.text
+    assert "report.json: image 1: not an object; it is left out of the page" in caplog.text
     assert len(json.loads(place.read_text())["images"]) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": []}', '{"images": {}, "failures": 1}'])
+def test_data_that_are_no_page_are_told(summary, report, read_page, tmp_path, caplog, text):
+    place = PageData.place("sub-01", tmp_path / "out")
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    assert "session a" in read_page(report("run1", summary("a"))).words
+    assert "report.json: cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"volumes": None}, "image 1, 'volumes': not a list"),
+        ({"volumes": [{"name": "stem"}]}, "image 1, 'volumes', item 1: without 'index'"),
+        ({"warnings": [3]}, "image 1, 'warnings', item 1: not of type str"),
+        ({"flags": [{"text": "odd"}]}, "image 1, 'flags', item 1: without 'structures'"),
+        ({"intracranial": {"volume_mm3": 3.0}}, "'intracranial': without 'soft_volume_mm3'"),
+        ({"model": "m1"}, "image 1, 'model': not an object"),
+        ({"seconds": "long"}, "image 1, 'seconds': not of type int"),
+    ],
+)
+def test_a_broken_entry_costs_no_other(
+    summary, report, read_page, tmp_path, caplog, changes, fault
+):
+    report("run1", summary("a"), summary("b"), failures=[failure("c")])
+    place = PageData.place("sub-01", tmp_path / "out")
+    data = json.loads(place.read_text())
+    data["images"][0].update(changes)
+    data["failures"].append({"file": "x"})
+    data["runs"]["run0"] = []
+    place.write_text(json.dumps(data))
+    page = read_page(report("run2", summary("d")))
+    assert "session a" not in page.words
+    for text in ("session b", "session d", "broken c"):
+        assert text in page.words
+    for text in (fault, "failure 2: without 'reason'", "run run0: not an object"):
+        assert text in caplog.text
 
 
 def group_table(tmp_path, *volumes):
