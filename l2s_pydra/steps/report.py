@@ -1,6 +1,7 @@
 """Write the pages a person reads: of a participant, of a group, of a model."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ __all__ = [
     "report_participant",
 ]
 
+logger = logging.getLogger(__name__)
 _CITATION: Link = {"href": "logs/CITATION.html", "text": "Methods text and references"}
 _GROUP: Link = {"href": "group.html", "text": "Report of the group"}
 
@@ -95,7 +97,8 @@ def read_groups(output_dir: Path) -> dict[str, Group]:
     Returns
     -------
     dict
-        Volumes of everyone, by the ``seg`` entity in the name of the table.
+        Volumes of everyone, by the ``seg`` entity in the name of the table. A table that cannot be
+        read is left out, with a warning.
     """
     return _groups(sorted(Path(output_dir).glob("seg-*_morph.tsv")))
 
@@ -208,10 +211,17 @@ def _participant_page(
 
 
 def _groups(tables: Sequence[Path]) -> dict[str, Group]:
-    """Volumes of everyone, by the ``seg`` entity in the name of their table."""
+    """Volumes of everyone, by the ``seg`` entity in the name of their table.
+
+    A table that cannot be read costs the comparison, not the pages.
+    """
     groups = {}
     for table in tables:
-        rows = read_rows(table, ("image", "name", "volume-mm3"))
+        try:
+            rows = read_rows(table, ("image", "name", "volume-mm3"))
+        except DatasetError as error:
+            logger.warning("no comparison with the group: %s", error)
+            continue
         values = (ImageValue(r["image"], r["name"], to_number(r["volume-mm3"])) for r in rows)
         groups[Path(table).name.removeprefix("seg-").removesuffix("_morph.tsv")] = index_group(
             values

@@ -210,6 +210,16 @@ def test_tables_of_the_group_are_read_once_for_many_pages(summary, tmp_path, rea
     assert "2.00–2.00 (2.00)" in read_page(page).words
 
 
+@pytest.mark.parametrize("content", [b"", b"participant_id\tage\n01\t30\n", b"\xff\xfe\x00"])
+def test_a_table_of_the_group_that_is_none_costs_no_page(
+    summary, report, read_page, tmp_path, caplog, content
+):
+    group_table(tmp_path, *[2000] * 5)
+    (tmp_path / "out" / "seg-other_morph.tsv").write_bytes(content)
+    assert "in the group" in read_page(report("run1", summary("a"))).words
+    assert "seg-other_morph.tsv" in caplog.text
+
+
 @pytest.mark.parametrize(("others", "shown"), [(2, False), (3, True)])
 def test_a_few_others_are_no_group(summary, report, read_page, tmp_path, others, shown):
     report("run1", summary("a"))
