@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -166,7 +167,9 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if known.get("architecture", "").lower() not in ("x86_64", "amd64"):
+    # Where PyTorch cannot tell what an x86 has, most lack it and would emulate it, slowly
+    architecture = known.get("architecture") or platform.machine()
+    if architecture.lower() not in ("x86_64", "amd64"):
         return torch.bfloat16
     fast = known.get("avx512_bf16") or known.get("amx_bf16")
     return torch.bfloat16 if fast else torch.float32

@@ -1,5 +1,7 @@
 """Posteriors of whole volumes, slices, tiles and mirror images."""
 
+import platform
+
 import pytest
 import torch
 from torch.nn import functional
@@ -197,6 +199,27 @@ def test_what_is_shifted_is_brought_back(volume, monkeypatch):
     found = found.whole()[:, 9:55, 1:-1, 1:-1]
     shown = [x for x in range(46) if float((found - expected)[:, x].abs().max()) < 1e-5]
     assert len(shown) >= 46 - 8
+
+
+@pytest.mark.parametrize(
+    ("machine", "known", "expected"),
+    [
+        ("x86_64", None, torch.float32),
+        ("AMD64", {}, torch.float32),
+        ("aarch64", None, torch.bfloat16),
+        ("x86_64", {"architecture": "x86_64", "avx512_bf16": True}, torch.bfloat16),
+        ("x86_64", {"architecture": "x86_64", "avx512_bf16": False}, torch.float32),
+    ],
+)
+def test_a_cpu_computes_with_bf16_where_it_is_known_to_have_it(
+    monkeypatch, machine, known, expected
+):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    if known is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert inference._dtype("bf16", torch.device("cpu")) == expected
 
 
 def failing(monkeypatch, times, error):
