@@ -79,11 +79,12 @@ class PageData:
         images, failures : iterables of mappings
             Those of the run.
         run : mapping
-            Its record.
+            Its record. An image that is as it was came from the cache, and stays one of the run that
+            made it.
         """
         name = str(run.get("run", {}).get("id", ""))
-        new = {_key(image): {**image, "run": name} for image in images}
         kept = {_key(image): image for image in self.images}
+        new = {_key(image): _attributed(image, kept.get(_key(image)), name) for image in images}
         failed = {failure["file"]: failure for failure in failures}
         done = {image["source"] for image in new.values()}
         before = {f["file"]: f for f in self.failures if f["file"] not in done}
@@ -134,6 +135,15 @@ def _whole(
             logger.warning("%s: %s; it is left out of the page", path, fault)
         else:
             yield name, entry
+
+
+def _attributed(
+    image: Mapping[str, Any], before: Mapping[str, Any] | None, run: str
+) -> Mapping[str, Any]:
+    """Image with the run that made it: an earlier one if nothing has changed since."""
+    if before is not None and {**before, "run": ""} == {**image, "run": ""}:
+        return before
+    return {**image, "run": run}
 
 
 def _key(image: Mapping[str, Any]) -> tuple[str, str]:

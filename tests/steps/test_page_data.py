@@ -98,10 +98,19 @@ def test_images_and_failures_of_earlier_runs_stay(summary, report, read_page, tm
         assert text in page.words
     assert 'id="sub-01_ses-a_T1w"' in page.source
     # Mended, the failure is forgotten; made anew, an image belongs to the run that made it
-    page = read_page(report("run3", summary("a"), summary("c")))
+    page = read_page(report("run3", summary("a", seconds=9.0), summary("c")))
     assert "broken" not in page.words
     assert "run1" not in page.words
     assert "Images segmented 3" in page.words
+
+
+def test_images_from_the_cache_stay_those_of_the_run_that_made_them(summary, report, read_page):
+    report("run1", summary("a"))
+    page = read_page(report("run2", summary("a"), summary("b")))
+    assert "l2s-pydra run1" in page.words
+    about = page.words.partition("sub-01/ses-a/anat/")[2].partition("Model")[0]
+    assert "Run run1" in about
+    assert "run2" not in about
 
 
 def test_outputs_that_were_deleted_leave_the_page(summary, report, read_page, tmp_path):
@@ -214,9 +223,10 @@ def test_tables_of_the_group_are_read_once_for_many_pages(summary, tmp_path, rea
 def test_a_table_of_the_group_that_is_none_costs_no_page(
     summary, report, read_page, tmp_path, caplog, content
 ):
+    path = summary("a")
     group_table(tmp_path, *[2000] * 5)
     (tmp_path / "out" / "seg-other_morph.tsv").write_bytes(content)
-    assert "in the group" in read_page(report("run1", summary("a"))).words
+    assert "in the group" in read_page(report("run1", path)).words
     assert "seg-other_morph.tsv" in caplog.text
 
 
