@@ -33,6 +33,8 @@ class Prediction:
     """Posterior of each label in a box of the working grid; elsewhere is background."""
     conform: Conform
     """Leads from the working grid to that of the image."""
+    flipped: bool = False
+    """Whether posteriors are averaged with those of the left-right mirror image."""
     header: Any = None
     """Of the image, whose code of the space outputs on the working grid keep."""
 
@@ -134,7 +136,7 @@ def predict(
         File of the weights, for the message.
     flip : bool, default=True
         Average with the prediction on the mirror image; not where there is no left and right to
-        exchange, as in a sagittal slice.
+        exchange, as in a sagittal slice, or where a label of one side has no counterpart.
     draws : int, default=1
         Average over so many draws of small changes of the image.
     memory_mb : float, optional
@@ -154,10 +156,12 @@ def predict(
     conform = Conform.to_grid(volume, model.spacing_mm)
     # Beyond the field of view resampling fills with 0, which is to be the darkest value.
     working = conform.image(volume.data - volume.data.min())
+    across = bool(np.abs(conform.affine[:3, 0]).argmax() == 0)
+    flipped = flip and across and model.scheme.mirrors
     posterior = model.predict(
         torch.from_numpy(working),
         device=device,
-        flip=flip and bool(np.abs(conform.affine[:3, 0]).argmax() == 0),
+        flip=flipped,
         draws=draws,
         memory_mb=memory_mb,
     )
@@ -166,4 +170,10 @@ def predict(
             f"{weights}: gives posteriors for {volume.path} that are not numbers; "
             "the weights are damaged: copy the model again, or learn it again"
         )
-    return Prediction(working=working, posterior=posterior, conform=conform, header=volume.header)
+    return Prediction(
+        working=working,
+        posterior=posterior,
+        conform=conform,
+        flipped=flipped,
+        header=volume.header,
+    )

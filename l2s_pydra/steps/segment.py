@@ -158,7 +158,7 @@ def segment(
         source=source,
         like=volume,
         model_in_dataset=model_in_dataset,
-        details={"FlipAveraging": flip and model.scheme.mirrors, "TestTimeDraws": test_time_draws},
+        details={"FlipAveraging": found.flipped, "TestTimeDraws": test_time_draws},
     )
     try:
         staged.labels(result.channels, **result.details)

@@ -155,6 +155,19 @@ def test_how_it_was_averaged_is_told(phantom, run, options):
     assert said["FlipAveraging"] == options.get("flip", True)
 
 
+@pytest.mark.parametrize(("axis", "mirrored"), [(0, False), (1, True), (2, True)])
+def test_a_slice_is_averaged_with_its_mirror_image_where_it_has_two_sides(
+    phantom, make_model, run, axis, mirrored
+):
+    path, _ = phantom(AFFINE)
+    image = nb.load(path)
+    slicer = [slice(None)] * 3
+    slicer[axis] = slice(15, 16)
+    image.slicer[tuple(slicer)].to_filename(path)
+    result = run(path, make_model("flat", ndim=2))
+    assert sidecar(result, "seg-tissue_desc-T1w_dseg")["FlipAveraging"] is mirrored
+
+
 def test_intracranial_volume_needs_fluid(phantom, run):
     result = run(phantom(AFFINE)[0])
     inside = json.loads(result.summary.read_text())["intracranial"]
