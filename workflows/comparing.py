@@ -72,13 +72,19 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
         roles={image.name: role for image, role in roles.items()},
         output_dir=session.options.output_dir,
         segmentation=segmentation,
+        bids_dir=session.options.bids_dir,
     )
     for_page.unlink()
     session.publish()
     # Pages of participants show where their volumes lie in the group, which is known only now.
     output_dir = session.options.output_dir
     tables = sorted(output_dir.glob("seg-*_morph.tsv"))
-    refresh_participants(output_dir=output_dir, tables=tables, out_dir=session.stage)
+    refresh_participants(
+        output_dir=output_dir,
+        tables=tables,
+        out_dir=session.stage,
+        bids_dir=session.options.bids_dir,
+    )
     session.publish()
     _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
     return failures

@@ -214,4 +214,5 @@ def _report(
             out_file=session.path("participant_page", participant=who),
             data_file=session.path("page_data", participant=who),
             groups=groups,
+            bids_dir=session.options.bids_dir,
         )

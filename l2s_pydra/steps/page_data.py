@@ -6,6 +6,7 @@ failures and records of runs that the page is made of.
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,10 +36,19 @@ class PageData:
     """Record of each run that made an image, by its identifier."""
 
     @classmethod
-    def read(cls, participant: str, output_dir: Path) -> "PageData":
+    def read(cls, participant: str, output_dir: Path, bids_dir: Path | None = None) -> "PageData":
         """Read what is kept of a participant; a warning tells what cannot be read, and is left out.
 
-        Nothing is kept of segmentations that are gone.
+        Nothing is kept of segmentations that are gone, nor of failures of images that are gone.
+
+        Parameters
+        ----------
+        participant : str
+            ``sub-<label>``.
+        output_dir : Path
+            Root of the derivative.
+        bids_dir : Path, optional
+            Root of the raw data set. Where it cannot be looked at, failures stay.
         """
         path = cls.place(participant, output_dir)
         if not path.is_file():
@@ -56,7 +66,7 @@ class PageData:
         failures = _whole(path, enumerate(values["failures"], 1), FAILURE, "failure")
         return cls(
             images=[image for _, image in images if (output_dir / image["dseg"]).is_file()],
-            failures=[failure for _, failure in failures],
+            failures=[failure for _, failure in failures if not _is_gone(failure, bids_dir)],
             runs=dict(_whole(path, values["runs"].items(), RUN, "run")),
         )
 
@@ -107,13 +117,15 @@ class PageData:
         return [self.runs[name] for name in sorted(self.runs, reverse=True)]
 
 
-def everyone(output_dir: Path) -> Iterator[tuple[str, PageData]]:
+def everyone(output_dir: Path, bids_dir: Path | None = None) -> Iterator[tuple[str, PageData]]:
     """Give each participant of a derivative whose page data are kept.
 
     Parameters
     ----------
     output_dir : Path
         Root of the derivative.
+    bids_dir : Path, optional
+        Root of the raw data set (:meth:`PageData.read`).
 
     Yields
     ------
@@ -123,7 +135,7 @@ def everyone(output_dir: Path) -> Iterator[tuple[str, PageData]]:
     """
     for path in sorted(Path(output_dir).glob(str(PageData.place("sub-*", Path())))):
         participant = path.relative_to(output_dir).parts[0]
-        yield participant, PageData.read(participant, Path(output_dir))
+        yield participant, PageData.read(participant, Path(output_dir), bids_dir)
 
 
 def _whole(
@@ -135,6 +147,13 @@ def _whole(
             logger.warning("%s: %s; it is left out of the page", path, fault)
         else:
             yield name, entry
+
+
+def _is_gone(failure: Mapping[str, Any], bids_dir: Path | None) -> bool:
+    """Whether the image of a failure was taken away; a link to what is not fetched is there."""
+    if bids_dir is None or not (Path(bids_dir) / "dataset_description.json").is_file():
+        return False
+    return not os.path.lexists(Path(bids_dir) / failure["file"])
 
 
 def _attributed(

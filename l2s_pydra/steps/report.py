@@ -41,6 +41,7 @@ def report_participant(
     out_file: Path,
     data_file: Path | None = None,
     groups: Mapping[str, Group] | None = None,
+    bids_dir: Path | None = None,
 ) -> Path:
     """Write the page of a participant: images of this run, and those of earlier ones.
 
@@ -66,6 +67,8 @@ def report_participant(
     groups : mapping, optional
         Volumes of the group that those of the images are compared with (:func:`read_groups`); by
         default they are read from ``output_dir``. To be read once for many pages.
+    bids_dir : Path, optional
+        Root of the raw data set: failures of earlier runs are dropped where the image is gone.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def report_participant(
     DatasetError
         If a summary cannot be read.
     """
-    before = PageData.read(participant, Path(output_dir))
+    before = PageData.read(participant, Path(output_dir), bids_dir)
     data = before.merged([_read(path) for path in summaries], failures, run)
     if data_file is not None:
         data.write(Path(data_file))
@@ -103,7 +106,13 @@ def read_groups(output_dir: Path) -> dict[str, Group]:
     return _groups(sorted(Path(output_dir).glob("seg-*_morph.tsv")))
 
 
-def refresh_participants(*, output_dir: Path, tables: Sequence[Path], out_dir: Path) -> list[Path]:
+def refresh_participants(
+    *,
+    output_dir: Path,
+    tables: Sequence[Path],
+    out_dir: Path,
+    bids_dir: Path | None = None,
+) -> list[Path]:
     """Write the pages of all participants anew, with the volumes of the group beside theirs.
 
     Parameters
@@ -114,6 +123,8 @@ def refresh_participants(*, output_dir: Path, tables: Sequence[Path], out_dir: P
         Tables of volumes of the group, ``seg-<label>_morph.tsv``.
     out_dir : Path
         Where to write the pages, to be read at the root of the derivative.
+    bids_dir : Path, optional
+        Root of the raw data set: failures of earlier runs are dropped where the image is gone.
 
     Returns
     -------
@@ -123,7 +134,7 @@ def refresh_participants(*, output_dir: Path, tables: Sequence[Path], out_dir: P
     groups = _groups(tables)
     return [
         _participant_page(who, data, Path(output_dir), Path(out_dir) / f"{who}.html", groups)
-        for who, data in everyone(Path(output_dir))
+        for who, data in everyone(Path(output_dir), bids_dir)
     ]
 
 
@@ -138,6 +149,7 @@ def report_group(
     roles: Mapping[str, str] | None = None,
     output_dir: Path | None = None,
     segmentation: str | None = None,
+    bids_dir: Path | None = None,
 ) -> Path:
     """Write the page of a group.
 
@@ -162,6 +174,8 @@ def report_group(
         Root of the derivative; what failed there in earlier runs, and remarks on images, are shown.
     segmentation : str, optional
         ``seg`` entity of the images whose remarks are shown.
+    bids_dir : Path, optional
+        Root of the raw data set: failures of earlier runs are dropped where the image is gone.
 
     Returns
     -------
@@ -173,7 +187,7 @@ def report_group(
     DatasetError
         If a table cannot be read or lacks a column.
     """
-    kept = list(everyone(Path(output_dir))) if output_dir else []
+    kept = list(everyone(Path(output_dir), bids_dir)) if output_dir else []
     failed = {failure["file"]: failure for _, data in kept for failure in data.failures}
     failed |= {failure["file"]: failure for failure in failures}
     return group_page(

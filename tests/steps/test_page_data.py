@@ -104,6 +104,36 @@ def test_images_and_failures_of_earlier_runs_stay(summary, report, read_page, tm
     assert "Images segmented 3" in page.words
 
 
+@pytest.fixture
+def raw(tmp_path):
+    """Raw data set with the images of some sessions; one is a link to what is not fetched."""
+    folder = tmp_path / "raw"
+    for session in "cd":
+        path = folder / failure(session)["file"]
+        path.parent.mkdir(parents=True)
+        path.symlink_to("not-fetched") if session == "d" else path.touch()
+    (folder / "dataset_description.json").touch()
+    return folder
+
+
+def test_failures_of_images_that_were_taken_away_are_dropped(
+    summary, report, read_page, tmp_path, raw
+):
+    report("run1", summary("a"), failures=[failure(session) for session in "cde"])
+    out = tmp_path / "out"
+    assert len(PageData.read("sub-01", out, tmp_path / "not there").failures) == 3
+    (path,) = refresh_participants(output_dir=out, tables=[], out_dir=tmp_path, bids_dir=raw)
+    page = read_page(path)
+    assert "broken c" in page.words
+    assert "broken d" in page.words
+    assert "broken e" not in page.words
+    volumes = tmp_path / "volumes.tsv"
+    volumes.write_text("name\tlabel\tvolume_mm3\nsub-01_ses-a_T1w\tstem\t2000\n")
+    given = {"volumes": volumes, "out_file": tmp_path / "group.html", "output_dir": out}
+    assert "3 images failed" in read_page(report_group(**given)).words
+    assert "2 images failed" in read_page(report_group(**given, bids_dir=raw)).words
+
+
 def test_images_from_the_cache_stay_those_of_the_run_that_made_them(summary, report, read_page):
     report("run1", summary("a"))
     page = read_page(report("run2", summary("a"), summary("b")))
