@@ -149,7 +149,8 @@ def segment(
             memory_mb=max_memory_mb,
         )
         result = _Result.of(found, volume, model, largest)
-    for warning in (*result.warnings, *volume.warnings, *(f["text"] for f in result.flags)):
+    # What is odd about the file was logged where it was read
+    for warning in (*result.warnings, *(f["text"] for f in result.flags)):
         logger.warning("%s: %s", image, warning)
     staged = Staged(
         root=Path(out_dir),

@@ -250,6 +250,16 @@ def test_warns_of_what_a_person_should_look_at(phantom, run, tmp_path):
     assert "grey, white: the field of view ends at x = -20 mm (left)" in cut
 
 
+def test_what_is_odd_about_a_file_is_logged_once(phantom, run, caplog):
+    path, _ = phantom(LIA)
+    image = nb.load(path)
+    image.header["xyzt_units"] = 1
+    image.to_filename(path)
+    assert "lengths in metres" in warnings(run(path))
+    said = [record.getMessage() for record in caplog.records]
+    assert [str(path) in text for text in said if "lengths in metres" in text] == [True]
+
+
 def test_warns_of_a_head_where_the_model_knows_brains(make_model):
     loaded = Model.load(make_model())
     working = np.zeros((20, 20, 20), dtype=np.float32)
