@@ -191,17 +191,19 @@ def _join(
 ) -> None:
     """Write one table of many, each row after the columns that say whose it is.
 
-    Tables of earlier versions may lack columns; these are ``n/a``.
+    Tables of earlier versions may lack columns, and rows may be cut short: what is missing is
+    ``n/a``. Values beyond the columns are left out.
     """
     found: list[tuple[_Segmented, dict[str, str]]] = []
     for image, table in zip(images, tables, strict=True):
         with table.open(newline="", encoding="utf-8") as file:
-            found += [(image, row) for row in csv.DictReader(file, delimiter="\t")]
+            rows = csv.DictReader(file, delimiter="\t", restkey="")
+            found += [(image, {k: v for k, v in row.items() if k}) for row in rows]
     columns = list(dict.fromkeys(column for _, row in found for column in row))
     lines = [[*_WHO, *(["role"] if roles else []), *columns]]
     for image, row in found:
         role = [roles[image]] if roles else []
-        lines.append([*image.who, *role, *(row.get(column, "n/a") for column in columns)])
+        lines.append([*image.who, *role, *(row.get(column) or "n/a" for column in columns)])
     write_text(out_file, "".join("\t".join(line) + "\n" for line in lines))
 
 
