@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ImageError
 
-__all__ = ["by", "check_affine", "check_shape", "corners", "placed", "sizes"]
+__all__ = ["by", "check_affine", "check_shape", "corners", "is_placed", "placed", "sizes"]
 
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
@@ -97,6 +97,14 @@ def check_affine(affine: Affine | None, shape: tuple[int, ...], path: Path) -> A
     return affine
 
 
+def is_placed(header: Any) -> bool:
+    """Whether a header says where its voxels lie, by a qform or an sform; that of FreeSurfer does."""
+    if not isinstance(header, nb.Nifti1Header):
+        return True
+    fields: Any = header
+    return bool(fields["sform_code"] or fields["qform_code"])
+
+
 def placed(image: Any) -> tuple[Affine | None, list[str]]:
     """Decide where the voxels of a file lie.
 
@@ -124,7 +132,7 @@ def placed(image: Any) -> tuple[Affine | None, list[str]]:
         warnings.append(f"its header gives lengths in {unit}; they were taken as mm")
     if header["sform_code"] and header["qform_code"]:
         return image.affine, warnings + _disagreement(image)
-    if header["sform_code"] or header["qform_code"]:
+    if is_placed(header):
         return image.affine, warnings
     warnings.append(
         "neither qform nor sform is set; assumed that its axes point right, anterior and superior "

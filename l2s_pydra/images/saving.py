@@ -11,6 +11,7 @@ import nibabel as nb
 import numpy as np
 
 from ..errors import ImageError
+from .headers import is_placed
 from .volume import Array, Volume, by
 
 __all__ = ["save_float", "save_labels", "save_probabilities"]
@@ -113,9 +114,10 @@ def _describes(source: Any, like: Volume) -> bool:
     header: Any = source
     if (*header.get_data_shape(), 1, 1)[:3] != like.shape:
         return False
-    placed = bool(source["sform_code"] or source["qform_code"])
     # Where a header has no place, one was assumed, and is not written down as if it were known
-    return not placed or bool(np.allclose(header.get_best_affine(), like.affine, atol=1e-6))
+    return not is_placed(header) or bool(
+        np.allclose(header.get_best_affine(), like.affine, atol=1e-6)
+    )
 
 
 def _space_code(source: Any) -> int:

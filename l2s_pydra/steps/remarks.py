@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import L2SError
+from ..images.headers import is_placed
 from ..images.volume import Volume, by
 from .alignment import Fit
 
@@ -36,7 +37,7 @@ def explained(error: L2SError, image: Volume, labels: Volume) -> L2SError:
     if image.shape != labels.shape:
         return error
     ours, theirs = ("".join(_axes(v.affine)) for v in (labels, image))
-    if not _has_orientation(labels):
+    if not is_placed(labels.header):
         why = f"it has no orientation of its own (taken as {ours}, the image is {theirs})"
         remedy = "copy the image's qform and sform to it if the voxels correspond"
     elif ours != theirs:
@@ -54,13 +55,6 @@ def explained(error: L2SError, image: Volume, labels: Volume) -> L2SError:
 def _axes(affine: Array) -> tuple[str, ...]:
     codes: tuple[str, ...] = nb.orientations.aff2axcodes(affine)  # type: ignore[no-untyped-call]
     return codes
-
-
-def _has_orientation(volume: Volume) -> bool:
-    header = volume.header
-    return not isinstance(header, nb.Nifti1Header) or bool(
-        header["qform_code"] or header["sform_code"]
-    )
 
 
 def remarks_on(volume: Volume, role: str) -> list[Remark]:

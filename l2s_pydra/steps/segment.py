@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
+from ..images.headers import is_placed
 from ..images.volume import Volume, load_image, voxel_volume_mm3
 from .anatomy import is_extracranial, named_structures, no_intracranial_reason
 from .components import Removed, keep_largest
@@ -37,6 +38,10 @@ _BRIGHT = 0.15
 """Share of the brightest structures' intensity above which a voxel is not background."""
 _MOST_UNLABELLED = 0.35
 """Share of bright voxels outside the structures that a skull-stripped image does not reach."""
+_NOWHERE = (
+    "nothing was written on the grid of the network: the image has neither qform nor sform, so that "
+    "programs disagree on which side is left, and would on where the two grids lie; set one of them"
+)
 Channels = npt.NDArray[np.int16]
 
 
@@ -99,7 +104,8 @@ def segment(
         Save the union of all labels but the background, too.
     res : str, optional
         Voxel size of the model's grid, such as ``1mm``: save label map, mask and what else is asked
-        for on that grid, too, with this ``res`` entity.
+        for on that grid, too, with this ``res`` entity; not for an image that has neither qform nor
+        sform, of which a warning tells.
     keep_largest : sequence of str, optional
         Structures of which only the largest piece is kept in the label maps (posteriors stay as
         they are): ``all``, or their names, or none for all that do not rightly come in parts
@@ -149,6 +155,9 @@ def segment(
             memory_mb=max_memory_mb,
         )
         result = _Result.of(found, volume, model, largest)
+    if network and not is_placed(volume.header):
+        network = False
+        result.warnings.append(_NOWHERE)
     # What is odd about the file was logged where it was read
     for warning in (*result.warnings, *(f["text"] for f in result.flags)):
         logger.warning("%s: %s", image, warning)

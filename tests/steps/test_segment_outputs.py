@@ -97,6 +97,21 @@ def test_another_grid_is_refused(phantom, run, options, words):
         run(phantom(AFFINE)[0], **options)
 
 
+def test_an_image_without_a_place_has_no_outputs_on_another_grid(phantom, run):
+    path, _ = phantom(AFFINE)
+    image = nb.load(path)
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    image.to_filename(path)
+    result = run(path, res="1mm", probseg=True)
+    assert not [path for path in result.files if "res-1mm" in path.name]
+    own = nb.load(result.tree / f"{ANAT}_seg-tissue_desc-T1w_dseg.nii.gz")
+    assert int(own.header["sform_code"]) == int(own.header["qform_code"]) == 0
+    np.testing.assert_array_equal(own.affine, nb.load(path).affine)
+    (warning,) = json.loads(result.summary.read_text())["warnings"]
+    assert "nothing was written on the grid of the network" in warning
+
+
 def islands(path):
     image = nb.load(path)
     data = np.asanyarray(image.dataobj).copy()
