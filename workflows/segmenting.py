@@ -97,8 +97,8 @@ class _Jobs:
             _log.info("%d image(s) were segmented before", len(self.images) - len(images))
         if not images:
             return
-        n_procs, threads = session.share(len(images))
         options = session.options
+        n_procs, threads = session.share(len(images), max_memory_mb=options.max_memory_mb)
         resources = Resources(
             device=options.device, threads=threads, max_memory_mb=options.max_memory_mb
         )

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -75,13 +76,15 @@ class Session:
     stage: Path
     """Tree that is built here and then copied to the output folder."""
 
-    def share(self, jobs: int) -> tuple[int, int]:
-        """Divide the CPUs among jobs.
+    def share(self, jobs: int, *, max_memory_mb: float | None = None) -> tuple[int, int]:
+        """Divide the CPUs and the memory among jobs.
 
         Parameters
         ----------
         jobs : int
             Number of jobs there are.
+        max_memory_mb : float, optional
+            Memory that the network of each may take, MB; 1 GB is set aside for all else.
 
         Returns
         -------
@@ -91,7 +94,8 @@ class Session:
             CPU threads of each.
         """
         total, threads = self.options.n_procs, self.options.threads
-        limits = [jobs, total // (threads or 1), _memory_gb() // _GB_PER_PROCESS]
+        each_gb = max(_GB_PER_PROCESS, ceil((max_memory_mb or 0) / 1000) + 1)
+        limits = [jobs, total // (threads or 1), _memory_gb() // each_gb]
         if self.options.device.startswith("cuda") or (
             self.options.device == "auto" and Path("/dev/nvidiactl").exists()
         ):

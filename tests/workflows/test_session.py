@@ -6,6 +6,7 @@ from l2s_pydra import __version__
 from l2s_pydra.workflows import session as module
 from l2s_pydra.workflows.engine import Outcome
 from l2s_pydra.workflows.options import Options
+from l2s_pydra.workflows.segmenting import _Jobs
 from l2s_pydra.workflows.session import Failure, Session, code_version
 
 
@@ -44,6 +45,30 @@ def test_cpus_are_shared(session, options, jobs, expected):
 def test_little_memory_means_few_processes(session, monkeypatch):
     monkeypatch.setattr(module, "_memory_gb", lambda: 9)
     assert session(n_procs=8).share(100) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("max_memory_mb", "at_once"), [(None, 8), (500, 8), (3000, 8), (3001, 6), (9000, 3), (1e6, 1)]
+)
+def test_memory_that_was_asked_for_is_set_aside(session, monkeypatch, max_memory_mb, at_once):
+    monkeypatch.setattr(module, "_memory_gb", lambda: 32)
+    assert session(n_procs=8).share(100, max_memory_mb=max_memory_mb)[0] == at_once
+
+
+def test_images_are_divided_by_the_memory_that_was_asked_for(session, monkeypatch):
+    asked = []
+    here = session(n_procs=8, max_memory_mb=9000.0)
+
+    def share(self, jobs, **options):
+        asked.append((jobs, options))
+        raise InterruptedError
+
+    monkeypatch.setattr(Session, "share", share)
+    monkeypatch.setattr("l2s_pydra.workflows.engine.is_done", lambda *_: False)
+    monkeypatch.setattr(_Jobs, "tasks", lambda *_: [None])
+    with pytest.raises(InterruptedError):
+        _Jobs([None, None], {}).run(here)
+    assert asked == [(2, {"max_memory_mb": 9000.0})]
 
 
 def test_a_failure_is_published_without_the_folders_of_this_computer(session, tmp_path, caplog):
