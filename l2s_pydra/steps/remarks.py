@@ -94,7 +94,7 @@ def _remarks_on_header(header: Any, volume: Volume) -> list[tuple[str, str]]:
     found = []
     zooms = np.array((*header.get_zooms(), 1.0, 1.0, 1.0)[: len(header.get_zooms())][:3])
     sizes = np.array(volume.spacing_mm)[: len(zooms)]
-    if _has_orientation(volume) and np.any(np.abs(zooms / sizes - 1) > _ZOOM_TOLERANCE):
+    if is_placed(header) and np.any(np.abs(zooms / sizes - 1) > _ZOOM_TOLERANCE):
         pair = ["x".join(f"{size:.3g}" for size in both) for both in (zooms, sizes)]
         found.append(
             (f"its header gives voxels of {pair[0]} mm, its affine of {pair[1]} mm", _EXPORT)
