@@ -12,12 +12,18 @@ from ..labels import Label, LabelScheme
 
 __all__ = ["comes_in_parts", "is_extracranial", "named_structures", "no_intracranial_reason"]
 
+_AIRY = "paranasal|frontal|maxillar|spheno|ethmo|air"
 _OUTSIDE = re.compile(
     r"(?i)skull|bone|calvari|scalp|skin|\bfat\b|adipose|muscle|\beyes?\b|eyeball|globe|\blens\b|"
-    r"vitreous|\bair\b|sinus(?!oid)|mucosa|\bhead\b|neck|background|soft.?tissue|extra.?cranial|"
-    r"spinal.?(cord|canal)|vertebra"
+    r"vitreous|\bair\b|mucosa|background|soft.?tissue|extra.?cranial|spinal.?(cord|canal)|vertebra|"
+    # Sinuses of the dura lie inside, those that hold air do not
+    rf"(?:{_AIRY}).*sinus(?!oid)|sinus(?!oid).*(?:{_AIRY})|"
+    # The head as such and what is left of it, not the head of a structure
+    r"^head extra.?cerebral$|^(?=.*\b(?:head|neck)\b)"
+    r"(?:(?:rest|remainder|remaining|other|of|the|in|and|head|neck|tissues?|structures?)(?: |$))+$"
 )
 _FLUID = re.compile(r"(?i)\bcsf\b|cerebro.?spinal.?fluid|^fluid$")
+_VENTRICLES = re.compile(r"(?i)(?<!extra)(?<!extra )(?<!non)(?<!non )(?<!outside )ventric")
 _PARTS = re.compile(
     r"(?i)\bcsf\b|fluid|lesion|hypo.?intens|hyper.?intens|wmh|choroid|plexus|vessel|vein|arter|"
     r"infarct|stroke|tumou?r|o?edema|haemorrhage|hemorrhage|microbleed|perivascular"
@@ -95,7 +101,8 @@ def no_intracranial_reason(scheme: LabelScheme, *, stripped: bool) -> str:
     """Say why the labels do not add up to the inside of the skull; empty if they do.
 
     They do if there is a label of cerebrospinal fluid outside the ventricles, and the skull was not
-    stripped, which takes fluid away.
+    stripped, which takes fluid away. A label that is called fluid without more, such as ``CSF``, is
+    taken for that around the brain.
 
     Parameters
     ----------
@@ -119,4 +126,6 @@ def no_intracranial_reason(scheme: LabelScheme, *, stripped: bool) -> str:
 
 
 def _has_fluid(labels: Sequence[Label]) -> bool:
-    return any(_FLUID.search(_plain(label.name)) for label in labels)
+    """Whether a label is fluid, and not by its name that of the ventricles."""
+    names = [_plain(label.name) for label in labels]
+    return any(_FLUID.search(name) and not _VENTRICLES.search(name) for name in names)

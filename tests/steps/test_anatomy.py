@@ -15,7 +15,12 @@ def scheme(*names):
 
 
 @pytest.mark.parametrize(
-    "name", ["skull", "Skull-Bone", "skin", "soft_tissue", "left_eye", "air", "Head-ExtraCerebral"]
+    "name",
+    [
+        *("skull", "Skull-Bone", "skin", "soft_tissue", "left_eye", "air", "Head-ExtraCerebral"),
+        *("head", "Neck", "rest_of_head", "other_head", "head_and_neck", "Head-other-tissue"),
+        *("maxillary_sinus", "Left-Frontal-Sinus", "sinus_air", "paranasal_sinuses", "Eye-Fluid"),
+    ],
 )
 def test_what_lies_outside_the_skull(name):
     assert is_extracranial(Label(index=1, name=name))
@@ -23,7 +28,12 @@ def test_what_lies_outside_the_skull(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["CSF", "Brain-Stem", "left_ventral_dc", "forehead_area", "Optic-Chiasm", "substantia_nigra"],
+    [
+        *("CSF", "Brain-Stem", "left_ventral_dc", "forehead_area", "Optic-Chiasm"),
+        *("substantia_nigra", "Left-Hippocampus-head", "Left-HP_head", "Caudate_head_left"),
+        *("head_of_caudate", "Head-of-the-hippocampus", "dural_sinuses", "superior_sagittal_sinus"),
+        *("Left-Transverse-Sinus", "hippocampal_neck", "thalamus_sinusoids", "extracerebral_CSF"),
+    ],
 )
 def test_what_lies_inside(name):
     assert not is_extracranial(Label(index=1, name=name))
@@ -50,5 +60,13 @@ def test_only_what_is_in_one_piece_by_nature_is_taken_by_default():
 def test_the_inside_of_the_skull_needs_its_fluid():
     assert no_intracranial_reason(scheme("grey", "white", "CSF"), stripped=False) == ""
     assert "stripped" in no_intracranial_reason(scheme("grey", "white", "CSF"), stripped=True)
-    for names in (("grey", "lateral_ventricle"), ("grey", "4th-Ventricle")):
+    for name in ("extraventricular_CSF", "extra-ventricular-CSF", "non_ventricular_CSF", "fluid"):
+        assert no_intracranial_reason(scheme("brain", name), stripped=False) == ""
+    for names in (
+        ("grey", "lateral_ventricle"),
+        ("grey", "4th-Ventricle"),
+        ("brain", "ventricular_CSF"),
+        ("brain", "Lateral-Ventricle-CSF"),
+        ("brain", "CSF_of_ventricles"),
+    ):
         assert "no cerebrospinal fluid" in no_intracranial_reason(scheme(*names), stripped=False)
