@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, ImageError
+from ..images.headers import is_placed
 from ..images.saving import save_labels, save_probabilities
 from ..images.volume import Volume, load_image, voxel_volume_mm3
 from .device import computing_on
@@ -22,6 +23,13 @@ from .posterior import Prediction, predict
 
 if TYPE_CHECKING:
     from ..segmentation import Model
+
+_ASSUMED = (
+    "neither qform nor sform is set; took the affine of the image as it is in memory: make sure that "
+    "left and right are as they should be"
+)
+_SCANNER = 1
+"""Code of NIfTI for coordinates of the scanner."""
 
 __all__ = ["LoadedModel", "Segmentation", "load_model"]
 
@@ -68,7 +76,9 @@ class LoadedModel:
         Parameters
         ----------
         image : path, nibabel image or (X, Y, Z) array
-            Any contrast, orientation and voxel size.
+            Any contrast, orientation and voxel size. Of an image the ``affine`` counts, of a file
+            the header: where that has neither qform nor sform, nibabel makes up an affine whose
+            first axis points left, while the NIfTI standard, and so a path, has it point right.
         affine : (4, 4) array, optional
             Voxels of an array to RAS+ mm; for an array only, which needs it.
         device : str, default="auto"
@@ -176,13 +186,22 @@ def _from_memory(image: Any, allow_2d: bool) -> Volume:
         raise ImageError(f"the image cannot be read ({error}); load it again") from error
     copy = kind(data, image.affine, image.header if nifti else None)
     copy.set_data_dtype(np.float32)
+    header = copy.header.copy()
+    assumed = image.affine is not None and not is_placed(header)
+    if assumed:
+        # Whoever holds the image goes by its affine, which nibabel made up, and not by the standard
+        copy.set_sform(image.affine, code=_SCANNER)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.nii"
         copy.to_filename(path)
         try:
-            return load_image(path, allow_2d=allow_2d)
+            volume = load_image(path, allow_2d=allow_2d)
         except ImageError as error:
             raise type(error)(str(error).replace(f"{path}: ", "the image: ")) from error
+    volume = attrs.evolve(volume, path=Path("the image"))
+    if not assumed:
+        return volume
+    return attrs.evolve(volume, header=header, warnings=(*volume.warnings, _ASSUMED))
 
 
 def _labels(values: npt.NDArray[np.int32], volume: Volume) -> Any:

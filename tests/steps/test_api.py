@@ -6,6 +6,7 @@ import pytest
 
 import l2s_pydra
 from l2s_pydra.errors import ConfigError, ImageError, ModelError
+from l2s_pydra.steps import api
 
 AFFINE = np.array([[0, 0, 1.5, -20], [-1, 0, 0, 15], [0, 1.2, 0, -12], [0, 0, 0, 1]])
 
@@ -71,6 +72,33 @@ def test_warnings_come_along(loaded, scan, tmp_path):
         first, last = loaded.segment(given, memory_mb=1).warnings
         assert "neither qform nor sform is set" in first
         assert "more than the 1 MB it may" in last
+
+
+def test_of_an_image_in_memory_the_affine_counts(loaded, scan, tmp_path, monkeypatch):
+    image = nb.Nifti1Image(np.asarray(nb.load(scan[0]).dataobj), None)
+    image.header.set_zooms((1.2, 1.2, 1.2))
+    image.to_filename(tmp_path / "placeless.nii")
+    placeless = nb.load(tmp_path / "placeless.nii")
+    volumes = []
+    kept = api.predict
+
+    def keeping(model, volume, *rest, **options):
+        volumes.append(volume)
+        return kept(model, volume, *rest, **options)
+
+    monkeypatch.setattr(api, "predict", keeping)
+    found = loaded.segment(placeless).labels
+    np.testing.assert_allclose(volumes[0].affine, placeless.affine, atol=1e-5)
+    np.testing.assert_array_equal(found.affine, placeless.affine)
+    assert int(found.header["sform_code"]) == int(found.header["qform_code"]) == 0
+    loaded.segment(tmp_path / "placeless.nii")
+    assert volumes[1].affine[0, 0] == -volumes[0].affine[0, 0] == pytest.approx(1.2)
+
+
+def test_no_message_names_a_file_that_the_user_does_not_know(make_model, scan):
+    broken = l2s_pydra.load_model(make_model("nan", weight=float("nan")))
+    with pytest.raises(ModelError, match="posteriors for the image that are not numbers"):
+        broken.segment(nb.load(scan[0]))
 
 
 def test_draws_without_flips_are_an_option(loaded, scan):
