@@ -117,16 +117,19 @@ def sidecar(
     if kind == "probseg":
         values["LabelMap"] = list(labels)
     if kind == "entropy":
-        values |= _entropy_facts(labels)
+        values |= _entropy_facts(labels, interpolated=resolution is None)
     if kind == "mask":
         values["Type"] = "Brain"
     return values | dict(details or {})
 
 
-def _entropy_facts(labels: Sequence[str]) -> dict[str, Any]:
+def _entropy_facts(labels: Sequence[str], *, interpolated: bool) -> dict[str, Any]:
     """How the values of a map of entropy are to be read."""
+    measure = "-sum(p ln p) / ln(K) over the posterior probabilities p of the K labels"
+    if interpolated:
+        measure += "; taken on the grid of the model, interpolated linearly to that of the image"
     return {
-        "Measure": "-sum(p ln p) / ln(K) over the posterior probabilities p of the K labels",
+        "Measure": measure,
         "Range": [0, 1],
         "RangeMeaning": "0: one label is certain; 1: all labels are equally probable",
         "Labels": list(labels),

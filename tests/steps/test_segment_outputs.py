@@ -79,6 +79,11 @@ def test_outputs_on_the_grid_of_the_network(phantom, run):
     p = values(result, "seg-tissue_res-1mm_desc-T1w_probseg")
     np.testing.assert_allclose(p.sum(-1), 1, atol=1e-4)
     assert values(result, "seg-tissue_res-1mm_desc-T1wEntropy_probseg").shape == there.shape
+    interpolated = [
+        "interpolated" in sidecar(result, f"seg-tissue{res}_desc-T1wEntropy_probseg")["Measure"]
+        for res in ("", "_res-1mm")
+    ]
+    assert interpolated == [True, False]
     for name in ("dseg", "probseg"):
         said = sidecar(result, f"seg-tissue_res-1mm_desc-T1w_{name}")
         assert said["Resolution"].startswith("1 mm")
