@@ -24,14 +24,14 @@ from .posterior import Prediction, predict
 if TYPE_CHECKING:
     from ..segmentation import Model
 
+__all__ = ["LoadedModel", "Segmentation", "load_model"]
+
 _ASSUMED = (
     "neither qform nor sform is set; took the affine of the image as it is in memory: make sure that "
     "left and right are as they should be"
 )
 _SCANNER = 1
 """Code of NIfTI for coordinates of the scanner."""
-
-__all__ = ["LoadedModel", "Segmentation", "load_model"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
