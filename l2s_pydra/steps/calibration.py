@@ -25,7 +25,10 @@ _STEEPEST = 3.0
 def calibrate_quality(
     model: "Model", scans: "Sequence[RealScan]", *, device: Any = "cpu"
 ) -> dict[str, Any]:
-    """Segment the validation scans as a user would, and fit the score to their Dice.
+    """Segment the validation scans on the working grid, and fit the score to their Dice.
+
+    That grid is centred on the labels, with some room around them: mistakes in neck and background
+    farther away, which the image of a user may hold, do not count.
 
     Parameters
     ----------
