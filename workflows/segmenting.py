@@ -12,6 +12,7 @@ from l2s_pydra.bids.dataset import ImageRecord
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.steps.anatomy import named_structures
+from l2s_pydra.steps.leftovers import remove_leftovers
 from l2s_pydra.steps.outputs import check_resolution
 from l2s_pydra.tasks import Resources, Segment
 
@@ -169,7 +170,15 @@ def _publish(
     """Publish the trees of all images, then the pages and logs of all participants."""
     good = [image for image in images if outcomes[image.name].outputs is not None]
     for image in good:
-        session.publish(Path(outcomes[image.name].outputs.tree))
+        tree = Path(outcomes[image.name].outputs.tree)
+        session.publish(tree)
+        remove_leftovers(
+            tree=tree,
+            output_dir=session.options.output_dir,
+            entities=image.entities,
+            source=image.relative_path,
+            segmentation=model.segmentation,
+        )
     failures = [
         session.fail(
             Failure(

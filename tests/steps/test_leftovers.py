@@ -1,0 +1,87 @@
+"""After another model has segmented an image, nothing of the earlier one stays under its name."""
+
+import json
+
+import pytest
+
+from l2s_pydra.bids.derivatives import derivative_path, publish
+from l2s_pydra.steps.leftovers import remove_leftovers
+from l2s_pydra.steps.outputs import IMAGE_OUTPUTS, on_network_grid
+
+ENTITIES = {"subject": "01", "suffix": "T1w"}
+SOURCE = "sub-01/anat/sub-01_T1w.nii.gz"
+
+
+@pytest.fixture
+def publish_by(tmp_path):
+    """Publish outputs of a model, and take away what others left."""
+
+    def publish_by(model, *keys, network=(), source=SOURCE, segmentation="x", entities=ENTITIES):
+        tree = tmp_path / f"tree-{model}-{segmentation}-{len(source)}"
+        rows = [IMAGE_OUTPUTS[key] for key in keys]
+        rows += [on_network_grid(IMAGE_OUTPUTS[key], 4.0) for key in network]
+        for row in rows:
+            path = tree / derivative_path(entities, row, segmentation=segmentation)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            said = {"Sources": [f"bids:raw:{source}"], "ModelSHA256": model}
+            path.write_text(json.dumps(said) if row.sidecar else model)
+        publish(tree, tmp_path / "out")
+        return remove_leftovers(
+            tree=tree,
+            output_dir=tmp_path / "out",
+            entities=entities,
+            source=source,
+            segmentation=segmentation,
+        )
+
+    return publish_by
+
+
+@pytest.fixture
+def files(tmp_path):
+    return lambda: sorted(path.name for path in (tmp_path / "out").rglob("*.*"))
+
+
+DSEG = ("dseg", "dseg_json", "dseg_tsv", "mask", "mask_json")
+ENTROPY = ("entropy", "entropy_json")
+
+
+def test_outputs_of_an_earlier_model_are_removed(publish_by, files):
+    assert publish_by("A", *DSEG, *ENTROPY, network=(*DSEG, *ENTROPY)) == []
+    assert len(files()) == 14
+    removed = publish_by("B", *DSEG)
+    assert len(removed) == 9
+    assert files() == [
+        "sub-01_label-brain_desc-T1w_mask.json",
+        "sub-01_label-brain_desc-T1w_mask.nii.gz",
+        "sub-01_seg-x_desc-T1w_dseg.json",
+        "sub-01_seg-x_desc-T1w_dseg.nii.gz",
+        "sub-01_seg-x_desc-T1w_dseg.tsv",
+    ]
+
+
+def test_what_the_same_model_made_before_stays(publish_by, files):
+    publish_by("A", *DSEG, *ENTROPY, network=DSEG)
+    before = files()
+    assert publish_by("A", *DSEG) == []
+    assert files() == before
+
+
+def test_other_segmentations_images_and_hands_stay(publish_by, files, tmp_path):
+    publish_by("A", *DSEG, *ENTROPY, network=DSEG, segmentation="other")
+    elsewhere = {**ENTITIES, "res": "4mm"}
+    publish_by("A", *DSEG, source="sub-01/anat/sub-01_res-4mm_T1w.nii.gz", entities=elsewhere)
+    folder = tmp_path / "out" / "sub-01" / "anat"
+    for key, text in (("probseg_json", "{}"), ("probseg", "by hand"), ("entropy_json", "[")):
+        path = derivative_path(ENTITIES, IMAGE_OUTPUTS[key], segmentation="x")
+        (folder / path.name).write_text(text)
+    before = set(files())
+    publish_by("B", *DSEG)
+    assert before <= set(files())
+
+
+def test_without_a_model_in_the_tree_nothing_is_removed(publish_by, files):
+    publish_by("A", *DSEG, *ENTROPY)
+    before = files()
+    assert publish_by("", *DSEG[3:]) == []
+    assert files() == before
