@@ -1,6 +1,7 @@
 """Segment from Python: a path, a nibabel image or an array goes in, an image of labels comes out.
 
-What comes out is what the step (:mod:`l2s_pydra.steps.segment`) writes; here nothing is written.
+Labels and posteriors are those that the step (:mod:`l2s_pydra.steps.segment`) writes, volumes are its
+soft ones; here nothing is written.
 """
 
 import os
@@ -43,7 +44,7 @@ class Segmentation:
     names: Mapping[int, str]
     """Name of each value."""
     volumes_mm3: Mapping[str, float]
-    """Volume of each structure, mm3: the sum of its posterior."""
+    """Volume of each structure, mm3: the sum of its posterior, not the number of its voxels."""
     posteriors: Any = None
     """nibabel image, 4-D, one volume a label in the order of :attr:`names`; on request only."""
     warnings: tuple[str, ...] = ()
