@@ -87,6 +87,7 @@ def init_segment_wf(
     flip: bool = True,
     test_time_draws: int = 1,
     max_memory_mb: float | None = None,
+    model_in_dataset: bool = True,
     use_gpu: bool = False,
     threads: int = 1,
     mem_gb: float = 4.0,
@@ -111,6 +112,9 @@ def init_segment_wf(
         Average over so many draws of small changes of the image.
     max_memory_mb : float, optional
         Memory that the network may take.
+    model_in_dataset : bool, default=True
+        Whether the model lies in ``models`` of the data set that the tree will be part of;
+        otherwise sidecars name it by its checksum alone.
     use_gpu : bool, default=False
         Ask the scheduler for a GPU.
     threads : int, default=1
@@ -152,6 +156,7 @@ def init_segment_wf(
             entropy=entropy,
             flip=flip,
             test_time_draws=test_time_draws,
+            model_in_dataset=model_in_dataset,
             use_gpu=use_gpu,
             threads=threads,
             **{name: value for name, value in given.items() if value is not None},

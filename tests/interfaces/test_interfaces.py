@@ -128,6 +128,7 @@ def test_every_interface_has_a_version_and_says_what_each_input_is(interface):
 
 def test_options_of_the_segmentation_reach_the_interface():
     options = {"entropy": True, "res": "4mm", "flip": False, "test_time_draws": 3}
+    options["model_in_dataset"] = False
     workflow = init_segment_wf(keep_largest=[], max_memory_mb=900.0, **options)
     inputs = workflow.get_node("segment").interface.inputs
     assert {name: getattr(inputs, name) for name in options} == options
