@@ -31,8 +31,11 @@ logger = logging.getLogger(__name__)
 _CODE = (
     "labels.py",
     "normalisation.py",
+    "images/boxes.py",
     "images/conform.py",
+    "images/headers.py",
     "images/interpolation.py",
+    "images/reading.py",
     "images/volume.py",
     "steps/alignment.py",
     "steps/examine.py",

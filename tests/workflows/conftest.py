@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,8 @@ def start(environment, tmp_path):
             cwd=tmp_path,
             stderr=subprocess.PIPE,
             text=True,
+            # Whoever runs the tests in the background may ignore it, and what it starts, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
