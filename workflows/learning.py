@@ -3,6 +3,7 @@
 import logging
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -271,11 +272,11 @@ def stage_model(session: Session, folder: Path) -> ModelFiles:
     from l2s_pydra.steps.report import report_model
 
     staged = session.path("model", model=ModelFiles.read(folder).name)
-    try:
+    with ExitStack() as unless_whole:
+        # Half a model is not to be published.
+        unless_whole.callback(shutil.rmtree, staged, ignore_errors=True)
         shutil.copytree(folder, staged, dirs_exist_ok=True)
         report_model(staged, staged / "report.html")
-        return ModelFiles.read(staged)
-    except Exception:
-        # Whatever went wrong goes on to the caller; half a model is not to be published.
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+        model = ModelFiles.read(staged)
+        unless_whole.pop_all()
+    return model
