@@ -15,6 +15,7 @@ from l2s_pydra.config import LearnConfig, preset
 from l2s_pydra.labels import Label, LabelScheme
 from l2s_pydra.segmentation import Model, Segmenter
 from l2s_pydra.steps.schemes import read_schemes
+from l2s_pydra.steps.segment import segment
 
 GREY, WHITE = 3, 41
 
@@ -74,6 +75,17 @@ def files():
         }
 
     return files
+
+
+@pytest.fixture
+def segmented(files, tmp_path):
+    """Segment an image with a model folder; options win."""
+
+    def segmented(image, folder, **options):
+        given = {"out_dir": tmp_path / "tree", "device": "cpu", "threads": 1, **options}
+        return segment(image=image, **files(folder), **given)
+
+    return segmented
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from l2s_pydra.segmentation import Model, Posterior
 from l2s_pydra.steps import segment as module
 from l2s_pydra.steps import staged
 from l2s_pydra.steps.posterior import Prediction
-from l2s_pydra.steps.segment import segment
 
 GREY, WHITE = 3, 41
 ENTITIES = {"subject": "01", "session": "a", "run": "2", "suffix": "T1w"}
@@ -34,20 +33,11 @@ def oblique():
 
 
 @pytest.fixture
-def run(model, files, tmp_path):
+def run(model, segmented):
     def run(image, folder=None, **options):
-        return segment(
-            image=image,
-            **files(folder or model),
-            **{
-                "entities": ENTITIES,
-                "source": "sub-01/ses-a/anat/sub-01_ses-a_run-2_T1w.nii.gz",
-                "out_dir": tmp_path / "tree",
-                "device": "cpu",
-                "threads": 1,
-                **options,
-            },
-        )
+        source = "sub-01/ses-a/anat/sub-01_ses-a_run-2_T1w.nii.gz"
+        given = {"entities": ENTITIES, "source": source, **options}
+        return segmented(image, folder or model, **given)
 
     return run
 

@@ -8,7 +8,6 @@ import pytest
 
 from l2s_pydra.errors import ConfigError, LabelError
 from l2s_pydra.segmentation import Model
-from l2s_pydra.steps.segment import segment
 
 GREY, WHITE = 3, 41
 ENTITIES = {"subject": "01", "suffix": "T1w"}
@@ -17,20 +16,11 @@ AFFINE = np.diag([-1.5, 1.5, 1.5, 1.0])
 
 
 @pytest.fixture
-def run(make_model, files, tmp_path):
+def run(make_model, segmented):
     def run(image, folder=None, **options):
-        return segment(
-            image=image,
-            **files(folder or make_model()),
-            **{
-                "entities": ENTITIES,
-                "source": "sub-01/anat/sub-01_T1w.nii.gz",
-                "out_dir": tmp_path / "tree",
-                "device": "cpu",
-                "threads": 1,
-                **options,
-            },
-        )
+        source = "sub-01/anat/sub-01_T1w.nii.gz"
+        given = {"entities": ENTITIES, "source": source, **options}
+        return segmented(image, folder or make_model(), **given)
 
     return run
 
