@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import LearnConfig
 from ..errors import L2SError, ModelError
 from ..labels import LabelScheme
-from .inference import predict, predict_posteriors
+from .inference import predict
 from .posterior import Posterior
 from .segmenter import Segmenter
 
@@ -178,13 +178,7 @@ class Model:
         -------
         (K, X, Y, Z) float32 tensor on the CPU
         """
-        return predict_posteriors(
-            self.segmenter,
-            image,
-            opposite=self.scheme.opposite if flip and self.scheme.mirrors else None,
-            device=device,
-            precision=self.learn_config.training.precision,
-        )
+        return self.predict(image, device=device, flip=flip).whole()
 
 
 def _sha256(path: str | Path) -> str:
