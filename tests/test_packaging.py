@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def test_every_folder_is_packaged():
     inside = {path.parent for path in (ROOT / "l2s_pydra").rglob("__init__.py")}
     packages = {path.relative_to(ROOT).as_posix().replace("/", ".") for path in inside}
-    packages |= {"l2s_pydra.workflows", "l2s_pydra.bids_examples"}
+    packages |= {"l2s_pydra.workflows", "l2s_pydra.bids_examples", "pydra.tasks.l2s"}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 

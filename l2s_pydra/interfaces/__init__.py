@@ -6,8 +6,9 @@ is an input so that another version of the software does not serve old results.
 """
 
 from .assess import Assess
+from .estimate_priors import EstimatePriors
 from .evaluate import Evaluate
 from .learn import Learn
 from .segment import Segment
 
-__all__ = ["Assess", "Evaluate", "Learn", "Segment"]
+__all__ = ["Assess", "EstimatePriors", "Evaluate", "Learn", "Segment"]

@@ -7,10 +7,20 @@ is no part of its hash.
 """
 
 from .assess import Assess
+from .estimate_priors import EstimatePriors
 from .evaluate import Evaluate
 from .learn import Learn
 from .preview import Preview
 from .resources import Image, Resources
 from .segment import Segment
 
-__all__ = ["Assess", "Evaluate", "Image", "Learn", "Preview", "Resources", "Segment"]
+__all__ = [
+    "Assess",
+    "EstimatePriors",
+    "Evaluate",
+    "Image",
+    "Learn",
+    "Preview",
+    "Resources",
+    "Segment",
+]

@@ -9,6 +9,7 @@ from fileformats.text import Tsv
 from pydra.compose import python
 
 from .. import __version__
+from .checks import one_of
 from .resources import Image, Resources
 
 __all__ = ["Learn"]
@@ -50,7 +51,7 @@ class Learn(python.Task["Learn.Outputs"]):
     images: list[Image]
     labels: list[Image]
     participants: list[str]
-    roles: list[str]
+    roles: list[str] = python.arg(validator=one_of("learn", "validate", "test"))
     label_maps: list[Image]
     config: dict[str, Any]
     real_table: Tsv

@@ -8,6 +8,7 @@ from fileformats.text import Tsv
 from pydra.compose import python
 
 from .. import __version__
+from .checks import at_least, one_of
 from .resources import Image, Resources
 
 __all__ = ["Preview"]
@@ -49,13 +50,13 @@ class Preview(python.Task["Preview.Outputs"]):
     images: list[Image]
     labels: list[Image]
     participants: list[str]
-    roles: list[str]
+    roles: list[str] = python.arg(validator=one_of("learn", "validate", "test"))
     label_maps: list[Image]
     config: dict[str, Any]
     real_table: Tsv
     maps_table: Tsv | None = None
     label_mapping: Tsv | None = None
-    count: int = 12
+    count: int = python.arg(default=12, validator=at_least(1))
     resources: Resources = Resources()
     code_version: str = __version__
 

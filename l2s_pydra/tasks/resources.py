@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
+from attrs import validators
 from fileformats.generic import File
 from fileformats.medimage import MghGz, Nifti1, NiftiGz
+
+from .checks import at_least, known_device
 
 __all__ = ["Image", "Resources"]
 
@@ -28,21 +31,21 @@ class Resources:
     True
     """
 
-    device: str = "auto"
+    device: str = attrs.field(default="auto", validator=[validators.instance_of(str), known_device])
     """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
-    threads: int | None = None
+    threads: int | None = attrs.field(default=None, validator=at_least(1))
     """CPU threads; ``None`` leaves PyTorch's default."""
-    max_memory_mb: float | None = None
+    max_memory_mb: float | None = attrs.field(default=None, validator=at_least(1))
     """Memory that a network may take to segment, MB; tiles become as small as that asks for."""
-    processes: int = 1
+    processes: int = attrs.field(default=1, validator=at_least(1))
     """Processes that share every batch of a training, one for each GPU."""
     checkpoint_dir: str | None = None
     """Folder from which an interrupted training run goes on; ``None`` keeps no checkpoints."""
-    checkpoint_every: int | None = None
+    checkpoint_every: int | None = attrs.field(default=None, validator=at_least(1))
     """Steps between two checkpoints; ``None`` is the setting ``training.checkpoint_every``."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = attrs.field(default=2, validator=at_least(1))
     """How many checkpoints are kept."""
-    memory_bytes: int | None = None
+    memory_bytes: int | None = attrs.field(default=None, validator=at_least(1))
     """Most memory that a training step may take; ``None`` is what is free when it starts."""
     cache_dir: str | None = None
     """Folder that keeps data on the training grid for further trainings; ``None`` keeps none."""

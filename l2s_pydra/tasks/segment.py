@@ -8,6 +8,7 @@ from fileformats.text import Tsv
 from pydra.compose import python
 
 from .. import __version__
+from .checks import at_least
 from .resources import Image, Resources
 
 __all__ = ["Segment"]
@@ -68,7 +69,7 @@ class Segment(python.Task["Segment.Outputs"]):
     res: str | None = None
     keep_largest: list[str] | None = None
     flip: bool = True
-    test_time_draws: int = 1
+    test_time_draws: int = python.arg(default=1, validator=at_least(1))
     model_in_dataset: bool = True
     resources: Resources = Resources()
     code_version: str = __version__

@@ -7,7 +7,7 @@ import pytest
 from nipype.pipeline import engine as pe
 
 from l2s_pydra import __version__
-from l2s_pydra.interfaces import Assess, Evaluate, Learn, Segment
+from l2s_pydra.interfaces import Assess, EstimatePriors, Evaluate, Learn, Segment
 from l2s_pydra.workflows.nipype import init_learn_wf, init_segment_wf
 
 
@@ -79,6 +79,16 @@ def test_assess_a_model(learned, nipype_inputs, tmp_path):
     assert len(Path(assessed.outputs.failures).read_text().splitlines()) == 1
 
 
+def test_estimate_priors(nipype_inputs, tmp_path):
+    names = ("images", "labels", "real_table", "config")
+    given = {name: nipype_inputs[name] for name in names}
+    found = EstimatePriors(**given, threads=1).run(cwd=str(tmp_path)).outputs
+    groups = [line.split("\t")[0] for line in Path(found.table).read_text().splitlines()[1:]]
+    assert list(json.loads(Path(found.priors).read_text())) == groups
+    assert Path(found.columns).is_file()
+    assert Path(found.figure).is_file()
+
+
 def test_workflows_connect(nipype_inputs, tmp_path):
     learn_wf = init_learn_wf(config=nipype_inputs["config"], segmentation="tissue")
     for name, value in nipype_inputs.items():
@@ -115,7 +125,7 @@ def test_where_an_interface_runs_is_not_hashed():
     assert here.inputs.get_hashval()[1] != other.inputs.get_hashval()[1]
 
 
-@pytest.mark.parametrize("interface", [Learn, Segment, Evaluate, Assess])
+@pytest.mark.parametrize("interface", [Learn, Segment, Evaluate, Assess, EstimatePriors])
 def test_every_interface_has_a_version_and_says_what_each_input_is(interface):
     instance = interface()
     assert instance.version == instance.inputs.code_version == __version__

@@ -9,7 +9,15 @@ from pydra.utils.general import get_fields
 
 from l2s_pydra import __version__
 from l2s_pydra.errors import ImageError
-from l2s_pydra.tasks import Assess, Evaluate, Learn, Preview, Resources, Segment
+from l2s_pydra.tasks import (
+    Assess,
+    EstimatePriors,
+    Evaluate,
+    Learn,
+    Preview,
+    Resources,
+    Segment,
+)
 
 CPU = Resources(device="cpu", threads=1)
 
@@ -99,6 +107,18 @@ def test_preview_returns_the_folder_of_the_page(tiny_training, tmp_path):
     assert Preview(**given, count=2)._checksum != task._checksum
 
 
+def test_estimate_priors(tiny_training, tmp_path):
+    names = ("images", "labels", "real_table", "maps_table", "config")
+    given = {name: tiny_training[name] for name in names}
+    found = EstimatePriors(**given, resources=CPU)(cache_root=tmp_path)
+    priors = json.loads(Path(found.priors).read_text())
+    rows = [line.split("\t") for line in Path(found.table).read_text().splitlines()]
+    described = json.loads(Path(found.columns).read_text())
+    assert [row[0] for row in rows[1:]] == list(priors)
+    assert rows[0] == list(described)
+    assert Path(found.figure).read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_content_of_the_image_counts(segment, tiny_training, tmp_path):
     copy = tmp_path / "copy.nii.gz"
     shutil.copy(tiny_training["images"][-1], copy)
@@ -149,7 +169,7 @@ def test_a_broken_image_fails_when_it_runs(segment, tmp_path):
         task(cache_root=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("task", [Learn, Preview, Segment, Evaluate, Assess])
+@pytest.mark.parametrize("task", [Learn, Preview, Segment, Evaluate, Assess, EstimatePriors])
 def test_every_task_has_a_version_and_says_what_each_input_is(task):
     fields = {field.name: field for field in get_fields(task)}
     assert fields["code_version"].default == __version__
