@@ -19,10 +19,11 @@ from l2s_pydra.tasks import Resources, Segment
 from . import engine
 from .engine import Outcome
 from .model_files import ModelFiles
+from .options import Options
 from .segment import SegmentImage, SegmentImages
 from .session import Failure, Session, code_version
 
-__all__ = ["participant", "unreadable"]
+__all__ = ["participant", "shared_inputs", "unreadable"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,34 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
     return failures
 
 
+def shared_inputs(options: Options, model: ModelFiles) -> dict[str, Any]:
+    """Gather the inputs of the task ``Segment`` that all images share.
+
+    Together with the image they decide the result, and so whether it is reused
+    (:class:`l2s_pydra.workflows.reuse.Reuse`).
+
+    Parameters
+    ----------
+    options : Options
+        What was asked for.
+    model : ModelFiles
+        The model to segment with.
+    """
+    return {
+        "weights": model.weights,
+        "config": model.config_file,
+        "labels": model.labels,
+        "probseg": options.probseg,
+        "entropy": options.entropy,
+        "res": options.res,
+        "keep_largest": None if options.keep_largest is None else list(options.keep_largest),
+        "flip": options.flip,
+        "test_time_draws": options.test_time_draws,
+        "model_in_dataset": model.is_in(options.output_dir),
+        "code_version": code_version(),
+    }
+
+
 @attrs.frozen
 class _Jobs:
     """The images to segment, and the inputs that all of them share."""
@@ -75,21 +104,7 @@ class _Jobs:
 
     @classmethod
     def plan(cls, session: Session, model: ModelFiles, images: list[ImageRecord]) -> "_Jobs":
-        options = session.options
-        shared = {
-            "weights": model.weights,
-            "config": model.config_file,
-            "labels": model.labels,
-            "probseg": options.probseg,
-            "entropy": options.entropy,
-            "res": options.res,
-            "keep_largest": None if options.keep_largest is None else list(options.keep_largest),
-            "flip": options.flip,
-            "test_time_draws": options.test_time_draws,
-            "model_in_dataset": model.is_in(options.output_dir),
-            "code_version": code_version(),
-        }
-        return cls(images, shared)
+        return cls(images, shared_inputs(session.options, model))
 
     def run(self, session: Session) -> None:
         """Segment what is not in the cache, and say after each image how far it is."""

@@ -1,7 +1,9 @@
 """Derivative data sets: where each file goes, what describes the whole, how it gets there."""
 
+import contextlib
 import filecmp
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ __all__ = [
     "derivative_path",
     "desc_label",
     "publish",
+    "sync_folder",
     "write_json",
     "write_text",
 ]
@@ -116,15 +119,49 @@ def dataset_path(row: DatasetRow, **fields: str) -> PurePosixPath:
     return PurePosixPath(row.path.format(**fields))
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 file atomically, with its folders; a reader sees the old or the new one."""
+def write_text(path: str | Path, text: str, *, durable: bool = False) -> Path:
+    """Write a UTF-8 file atomically, with its folders; a reader sees the old or the new one.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    text : str
+        Its contents.
+    durable : bool, default=False
+        Return when it is on the disk, so that it outlives a loss of power.
+    """
     path = Path(path)
-    return _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+
+    _replace(path, write)
+    if durable:
+        sync_folder(path.parent)
+    return path
 
 
-def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
-    """Write JSON atomically, keys in the order given."""
-    return write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+def sync_folder(folder: str | Path) -> None:
+    """Make the names of files in a folder outlive a loss of power, where the system can do that."""
+    with contextlib.suppress(
+        OSError
+    ):  # Windows opens no folder, some network file systems sync none
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: str | Path, values: Mapping[str, Any], *, durable: bool = False) -> Path:
+    """Write JSON atomically, keys in the order given; ``durable`` as in :func:`write_text`."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return write_text(path, text, durable=durable)
 
 
 @attrs.frozen(kw_only=True)

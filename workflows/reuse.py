@@ -1,0 +1,185 @@
+"""What is done already, and what is missing or changed."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from l2s_pydra.bids.checksums import Checksums
+from l2s_pydra.bids.entities import ImageRecord
+from l2s_pydra.bids.manifest import ImageEntry, Manifest, manifest_of
+
+from .model_files import ModelFiles
+from .options import Options
+
+__all__ = ["Decision", "Reuse", "decide"]
+
+_CHANGED = {
+    "image": "the image changed",
+    "source": "the image changed its place",
+    "entities": "the image changed its name",
+    "weights": "the model changed",
+    "config": "the settings of the model changed",
+    "labels": "the label table of the model changed",
+    "model_in_dataset": "the model changed its place",
+    "code_version": "the software changed",
+}
+
+
+@attrs.frozen
+class Decision:
+    """Whether an image has to be segmented, and why."""
+
+    status: Literal["done", "new", "changed", "altered", "forced"]
+    """``done``; or ``new``, ``changed`` (image, model, option or software), ``altered`` (an output is
+    not what was written) or ``forced``."""
+    reason: str = ""
+    """In words, for the log."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.status == "done"
+
+
+def decide(
+    made_from: Mapping[str, Any],
+    entry: ImageEntry | None,
+    faults: Iterable[str] = (),
+    *,
+    force: bool = False,
+) -> Decision:
+    """Decide whether an image has to be segmented.
+
+    Parameters
+    ----------
+    made_from : mapping
+        All that decides the result, as it would be made now.
+    entry : ImageEntry or None
+        What is recorded of the image.
+    faults : iterable of str
+        What is wrong with recorded outputs; looked at only if nothing else speaks against them.
+    force : bool, default=False
+        Do it in any case.
+
+    Examples
+    --------
+    >>> decide({"image": "aa"}, None)
+    Decision(status='new', reason='not segmented before')
+    """
+    if force:
+        return Decision("forced", "--force")
+    if entry is None:
+        return Decision("new", "not segmented before")
+    before = entry.made_from
+    changes = [name for name in made_from if made_from[name] != before.get(name)]
+    changes += [name for name in before if name not in made_from]
+    if changes:
+        return Decision("changed", _in_words(changes, made_from, before))
+    fault = next(iter(faults), None)
+    return Decision("altered", fault) if fault else Decision("done", "nothing changed")
+
+
+def _in_words(changes: list[str], now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    told = [name for name in _CHANGED if name in changes]
+    words = [_CHANGED[name] for name in told]
+    # Weights are named by their checksum, so that a new model has new settings as a matter of course.
+    if "weights" in told:
+        words = [word for word in words if word != _CHANGED["config"]]
+    for name in changes:
+        if name not in _CHANGED:
+            option = f"--{name.replace('_', '-')}"
+            words.append(f"{option} changed from {before.get(name)} to {now.get(name)}")
+    return ", ".join(words)
+
+
+@attrs.define(kw_only=True)
+class Reuse:
+    """Decides for the images of a run."""
+
+    output_dir: Path
+    """Root of the derivative."""
+    checksums: Checksums
+    """Of images, models and outputs."""
+    shared: Mapping[str, Any]
+    """What decides the results of all images alike, in plain values."""
+    segmentation: str
+    """``seg`` entity of the outputs."""
+    force: bool = False
+    """Do everything again."""
+    _read: tuple[str, Manifest] | None = attrs.field(default=None, init=False)
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        model: ModelFiles,
+        checksums: Checksums,
+        shared: Mapping[str, Any],
+        *,
+        force: bool = False,
+    ) -> "Reuse":
+        """Prepare for a run.
+
+        Parameters
+        ----------
+        options : Options
+            What was asked for.
+        model : ModelFiles
+            The model to segment with.
+        checksums : Checksums
+            Where checksums come from.
+        shared : mapping
+            Inputs that all images share, the files of the model as paths
+            (:func:`l2s_pydra.workflows.segmenting.shared_inputs`).
+        force : bool, default=False
+            Do everything again.
+        """
+        return cls(
+            output_dir=options.output_dir,
+            checksums=checksums,
+            shared={
+                name: checksums.of(value) if isinstance(value, Path) else value
+                for name, value in shared.items()
+            },
+            segmentation=model.segmentation,
+            force=force,
+        )
+
+    def made_from(self, image: ImageRecord) -> dict[str, Any]:
+        """All that decides the result of an image, in plain values.
+
+        Raises
+        ------
+        OSError
+            If the image cannot be read.
+        """
+        own = {"image": self.checksums.of(image.path), "entities": dict(image.entities)}
+        return {**own, **self.shared}
+
+    def decision(self, image: ImageRecord, made_from: Mapping[str, Any]) -> Decision:
+        """Decide on an image, given what it would be made from (:meth:`made_from`)."""
+        place = manifest_of(f"{image.participant}/")
+        if self._read is None or self._read[0] != place:
+            # Images come sorted: those of a participant follow one another.
+            self._read = (place, Manifest.read_or_begin(self.output_dir / place))
+        manifest = self._read[1]
+        entry = manifest.images.get((image.relative_path, self.segmentation))
+        faults = self._faults(entry, manifest) if entry else ()
+        return decide(made_from, entry, faults, force=self.force)
+
+    def _faults(self, entry: ImageEntry, manifest: Manifest) -> Iterator[str]:
+        """Say what is wrong with the recorded outputs of an image."""
+        for name in entry.outputs:
+            written = manifest.files.get(name)
+            path = self.output_dir / name
+            try:
+                if written is None:
+                    yield f"{name} is not recorded"
+                elif (
+                    path.stat().st_size != written.size or self.checksums.of(path) != written.sha256
+                ):
+                    yield f"{name} was altered"
+            except OSError:
+                yield f"{name} is missing"
