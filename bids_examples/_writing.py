@@ -20,7 +20,7 @@ def write_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float
     Parameters
     ----------
     path : Path
-        Ends in ``.nii.gz``; missing folders are made.
+        Ends in ``.nii`` or ``.nii.gz``; missing folders are made.
     data : (X, Y, Z) array
         Stored with its own type, slope 1.
     affine : (4, 4) array
@@ -31,8 +31,11 @@ def write_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float
     image.set_qform(affine, code=1)  # type: ignore[no-untyped-call]
     image.set_sform(affine, code=1)  # type: ignore[no-untyped-call]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # mtime=0: the gzip header holds a time stamp otherwise.
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=9, mtime=0))
+    content = image.to_bytes()
+    if path.suffix == ".gz":
+        # mtime=0: the gzip header holds a time stamp otherwise.
+        content = gzip.compress(content, compresslevel=9, mtime=0)
+    path.write_bytes(content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

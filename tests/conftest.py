@@ -10,6 +10,7 @@ import torch
 
 from l2s_pydra import bids_examples
 from l2s_pydra.bids.dataset import build_training_set
+from l2s_pydra.bids_examples.make_varied import make_varied
 from l2s_pydra.config import preset
 
 
@@ -43,6 +44,19 @@ def tiny_training():
         "maps_table": found.maps_table,
         "segmentation": "tissue",
     }
+
+
+@pytest.fixture(scope="session")
+def varied(tmp_path_factory):
+    """Root of a generated data set, by name; written once and not to be changed."""
+    folder, made = tmp_path_factory.mktemp("varied"), {}
+
+    def varied(name):
+        if name not in made:
+            made[name] = make_varied(folder / name, name)
+        return made[name]
+
+    return varied
 
 
 @pytest.fixture(scope="session")
