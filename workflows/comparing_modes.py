@@ -69,7 +69,7 @@ def compare(session: Session) -> tuple[bool, list[Failure]]:
     page = session.path("comparison") / "index.html"
     there = page.is_file() and any(run.table for run in compared)
     if models:
-        session.describe(_to_cite(models))
+        session.describe(*_to_cite(models))
     session.stage_record(session.record())
     _publish(session)
     for result in results:
@@ -196,10 +196,10 @@ def _fail_images(session: Session, runs: Iterable[ComparedRun]) -> list[Failure]
     ]
 
 
-def _to_cite(models: Sequence[ModelFiles]) -> ModelFiles:
-    """Choose the model whose methods text cites most."""
-    learned = (model for model in models if model.name.startswith("learn2synth"))
-    return next(learned, models[0])
+def _to_cite(models: Sequence[ModelFiles]) -> list[ModelFiles]:
+    """Choose one model of each mode, for the methods text: the others differ by seed or fold."""
+    modes = {model.config["learn"]["training"]["mode"]: model for model in reversed(models)}
+    return list(reversed(modes.values()))
 
 
 def _stage_comparison(

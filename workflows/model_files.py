@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from l2s_pydra.bids.uses import model_facts
 from l2s_pydra.errors import ModelError
 
 __all__ = ["ModelFiles", "find_model"]
@@ -80,9 +81,8 @@ class ModelFiles:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Configuration and checksum, as :mod:`l2s_pydra.bids` wants them."""
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
-        return {**self.config, "sha256": digest}
+        """What is known of the model, as :mod:`l2s_pydra.bids` wants it."""
+        return model_facts(self.folder, hashlib.sha256(self.weights.read_bytes()).hexdigest())
 
 
 def find_model(wanted: str | None, output_dir: Path) -> ModelFiles:

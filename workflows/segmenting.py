@@ -208,7 +208,7 @@ def _publish(
     ]
     participants = sorted({image.participant for image in images})
     record = session.record(model)
-    session.describe(model, [image.entities for image in good])
+    session.describe(model, images=[image.entities for image in good])
     session.stage_record(record, participants)
     summaries: dict[str, list[Path]] = {who: [] for who in participants}
     for image in good:

@@ -14,7 +14,7 @@ import attrs
 from l2s_pydra.bids.dataset import ImageRecord, find_images, read_filters
 from l2s_pydra.bids.derivatives import dataset_path, publish, write_text
 from l2s_pydra.bids.description import describe_dataset
-from l2s_pydra.bids.provenance import run_record, to_toml
+from l2s_pydra.bids.provenance import run_record, to_toml, versions
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
 
 from .engine import Outcome
@@ -130,8 +130,8 @@ class Session:
         file = self.options.filter_file
         return read_filters(file) if file else None
 
-    def describe(self, model: ModelFiles, images: Sequence[Mapping[str, str]] = ()) -> None:
-        """Stage what describes the data set as a whole."""
+    def describe(self, *models: ModelFiles, images: Sequence[Mapping[str, str]] = ()) -> None:
+        """Stage what describes the data set as a whole; ``models`` are those of this run."""
         describe_dataset(
             self.stage,
             bids_dir=self.options.bids_dir,
@@ -139,7 +139,8 @@ class Session:
             images=images,
             entropy=self.options.entropy,
             bidsignore=bidsignore(),
-            model=model.description,
+            models=[model.description for model in models],
+            versions=versions(),
         )
 
     def path(self, key: str, **fields: str) -> Path:

@@ -1,7 +1,6 @@
 """The files that describe a derivative data set as a whole."""
 
 import csv
-import html
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -10,98 +9,12 @@ from typing import Any
 
 from .. import __version__
 from .derivatives import desc_label, write_json, write_text
+from .methods import write_methods
 
-__all__ = ["citation", "dataset_description", "describe_dataset", "descriptions", "raw_link"]
+__all__ = ["dataset_description", "describe_dataset", "descriptions", "raw_link"]
 
 BIDS_VERSION = "1.11.1"
 _NAME = "l2s_pydra"
-_REFERENCES = {
-    "learn2synth": (
-        "Hu X, Zeng X, Puonti O, Iglesias JE, Fischl B, Balbastre Y",
-        "Learn2Synth: Learning Optimal Data Synthesis Using Hypergradients for Brain Image "
-        "Segmentation",
-        "ICCV",
-        "2025",
-        "10.48550/arXiv.2411.16719",
-    ),
-    "synthseg": (
-        "Billot B, Greve DN, Puonti O, Thielscher A, Van Leemput K, Fischl B, Dalca AV, "
-        "Iglesias JE",
-        "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without "
-        "retraining",
-        "Medical Image Analysis 86:102789",
-        "2023",
-        "10.1016/j.media.2023.102789",
-    ),
-    "unet": (
-        "Ronneberger O, Fischer P, Brox T",
-        "U-Net: Convolutional Networks for Biomedical Image Segmentation",
-        "MICCAI",
-        "2015",
-        "10.1007/978-3-319-24574-4_28",
-    ),
-    "bids": (
-        "Gorgolewski KJ, Auer T, Calhoun VD, et al",
-        "The brain imaging data structure, a format for organizing and describing outputs of "
-        "neuroimaging experiments",
-        "Scientific Data 3:160044",
-        "2016",
-        "10.1038/sdata.2016.44",
-    ),
-    "satterthwaite": (
-        "Satterthwaite FE",
-        "An approximate distribution of estimates of variance components",
-        "Biometrics Bulletin 2:110-114",
-        "1946",
-        "10.2307/3002019",
-    ),
-}
-_TRAINING = {
-    "learn2synth": (
-        "on synthetic images (SynthSeg; Billot et al., 2023) whose generator was itself learned "
-        "from real images by hypergradients (Learn2Synth; Hu et al., 2025)"
-    ),
-    "synthseg": "on synthetic images (SynthSeg; Billot et al., 2023)",
-    "supervised": "on real images with manual labels",
-    "mixed": "on real images with manual labels and on synthetic images (SynthSeg; Billot et al., "
-    "2023)",
-    "mixed-randomised": (
-        "on real images with manual labels, partly with random contrast, and on synthetic images "
-        "(SynthSeg; Billot et al., 2023)"
-    ),
-    "learn2synth-mixed": (
-        "on real images with manual labels, partly with random contrast, and on synthetic images "
-        "(SynthSeg; Billot et al., 2023) whose generator was itself learned from real images by "
-        "hypergradients (Learn2Synth; Hu et al., 2025)"
-    ),
-    "finetuned": (
-        "on synthetic images (SynthSeg; Billot et al., 2023) and then on real images with manual "
-        "labels"
-    ),
-    "finetuned-averaged": (
-        "on synthetic images (SynthSeg; Billot et al., 2023) and then on real images with manual "
-        "labels; the weights before and after were averaged"
-    ),
-}
-_CITED = {
-    "learn2synth": ("learn2synth", "synthseg", "unet", "bids"),
-    "synthseg": ("synthseg", "unet", "bids"),
-    "supervised": ("unet", "bids"),
-    "mixed": ("synthseg", "unet", "bids"),
-    "mixed-randomised": ("synthseg", "unet", "bids"),
-    "learn2synth-mixed": ("learn2synth", "synthseg", "unet", "bids"),
-    "finetuned": ("synthseg", "unet", "bids"),
-    "finetuned-averaged": ("synthseg", "unet", "bids"),
-}
-
-_COMPARED = (
-    "Models that were trained in several ways were compared (folder comparison) by what they make of "
-    "images with reference labels: overlap (Dice), 95th percentile of the distances between surfaces, "
-    "relative error of volumes and calibration error of each structure. Values were averaged over "
-    "structures, over the images of each participant, over participants and over the random seeds of "
-    "the trainings. Where there are several participants and seeds, differences have 95 % t "
-    "intervals for other ones, with Satterthwaite's (1946) degrees of freedom.\n\n"
-)
 
 
 def describe_dataset(
@@ -111,7 +24,8 @@ def describe_dataset(
     output_dir: str | Path,
     images: Iterable[Mapping[str, str]],
     bidsignore: str,
-    model: Mapping[str, Any],
+    models: Iterable[Mapping[str, Any]],
+    versions: Mapping[str, str] | None = None,
     container: Mapping[str, str] | None = None,
     entropy: bool = False,
 ) -> list[Path]:
@@ -128,8 +42,12 @@ def describe_dataset(
         describes already are kept.
     bidsignore : str
         Contents of ``.bidsignore`` (:func:`l2s_pydra.steps.outputs.bidsignore`).
-    model : mapping
-        Configuration of the model and its ``sha256``.
+    models : iterable of mapping
+        What is known of the models used (:func:`l2s_pydra.bids.uses.model_facts`); others are read
+        from ``output_dir``.
+    versions : mapping, optional
+        Versions of the software by package, for the methods text; those of the last recorded run
+        if not given.
     container : mapping, optional
         ``Type``, ``Tag`` and ``URI`` of the container, if the software runs in one.
     entropy : bool, default=False
@@ -142,7 +60,6 @@ def describe_dataset(
     """
     folder = Path(folder)
     compared = any((Path(root) / "comparison").is_dir() for root in (folder, output_dir))
-    text = citation(model, compared=compared)
     return [
         write_json(
             folder / "dataset_description.json",
@@ -152,9 +69,7 @@ def describe_dataset(
         write_text(folder / ".bidsignore", bidsignore),
         write_text(folder / "descriptions.tsv", descriptions(output_dir, images, entropy)),
         write_json(folder / "descriptions.json", _DESCRIPTIONS_SIDECAR),
-        write_text(folder / "logs" / "CITATION.md", text),
-        write_text(folder / "logs" / "CITATION.html", _to_html(text)),
-        write_text(folder / "logs" / "CITATION.bib", _bibliography(model, compared)),
+        *write_methods(folder, output_dir, models=models, versions=versions),
     ]
 
 
@@ -217,72 +132,6 @@ def descriptions(
             rows[label] = f"entropy of the posterior probabilities of the labels in {image}"
     lines = [f"{desc}\t{text}" for desc, text in sorted(rows.items())]
     return "\n".join(["desc_id\tdescription", *lines]) + "\n"
-
-
-def citation(model: Mapping[str, Any], *, compared: bool = False) -> str:
-    """Methods text, in Markdown.
-
-    Parameters
-    ----------
-    model : mapping
-        Configuration of the model (``name``, ``version``, ``learn``) and its ``sha256``.
-    compared : bool, default=False
-        Whether there is a comparison of ways to train, of which the text then tells, too.
-    """
-    spacing = model["learn"]["spacing_mm"]
-    references = "\n".join(
-        f"- {authors}. {title}. {where}, {year}. https://doi.org/{doi}"
-        for authors, title, where, year, doi in (
-            _REFERENCES[key] for key in _cited(model, compared)
-        )
-    )
-    return (
-        "# Methods\n\n"
-        f"Brain images were segmented with {_NAME} {__version__} and the model {model['name']} "
-        f"(SHA-256 of its weights {model['sha256']}), a U-Net (Ronneberger et al., 2015) trained "
-        f"{_TRAINING[_mode(model)]}. Each image was resampled to {spacing:g} mm isotropic voxels and "
-        "segmented; the posterior probability of each label was interpolated back to the grid of "
-        "the image, where each voxel got the most probable label. Volumes are the number of "
-        "voxels of a label times the volume of a voxel. Inputs and outputs follow the Brain "
-        "Imaging Data Structure (Gorgolewski et al., 2016).\n\n"
-        f"{_COMPARED if compared else ''}"
-        f"# References\n\n{references}\n"
-    )
-
-
-def _mode(model: Mapping[str, Any]) -> str:
-    return str(model["learn"]["training"]["mode"])
-
-
-def _cited(model: Mapping[str, Any], compared: bool) -> tuple[str, ...]:
-    return (*_CITED[_mode(model)], *(("satterthwaite",) if compared else ()))
-
-
-def _bibliography(model: Mapping[str, Any], compared: bool) -> str:
-    entries = []
-    for key in _cited(model, compared):
-        authors, title, where, year, doi = _REFERENCES[key]
-        people = " and ".join(
-            "others" if name == "et al" else name.replace(" ", ", ", 1)
-            for name in authors.replace("Van Leemput", "{Van~Leemput}").split(", ")
-        )
-        entries.append(
-            f"@article{{{key},\n  author = {{{people}}},\n  title = {{{{{title}}}}},\n"
-            f"  journal = {{{where}}},\n  year = {{{year}}},\n  doi = {{{doi}}}\n}}\n"
-        )
-    return "\n".join(entries)
-
-
-def _to_html(markdown: str) -> str:
-    """Headings, paragraphs and one list: all that :func:`citation` writes."""
-    body, items = [], []
-    for line in filter(None, map(html.escape, markdown.splitlines())):
-        if line.startswith("- "):
-            items.append(f"<li>{line[2:]}</li>")
-        else:
-            body.append(f"<h1>{line[2:]}</h1>" if line.startswith("# ") else f"<p>{line}</p>")
-    head = '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Methods</title>'
-    return "\n".join([head, *body, "<ul>", *items, "</ul>", "</html>"]) + "\n"
 
 
 def _readme(link: str, compared: bool) -> str:
