@@ -13,7 +13,9 @@ Each message is one line that names the file (if there is one) and the remedy.
     ├── ConfigError (ValueError)        a setting that cannot be honoured
     ├── ShapeError (ValueError)         tensors whose shapes do not fit
     ├── ModelError (ValueError)         a model folder that is broken or does not fit
-    └── TrainingError (RuntimeError)    training that cannot go on
+    ├── TrainingError (RuntimeError)    training that cannot go on
+    ├── OutputError (OSError)           a file or folder that cannot be written
+    └── InUseError (RuntimeError)       something that another run is using
 """
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "DatasetError",
     "GridMismatchError",
     "ImageError",
+    "InUseError",
     "L2SError",
     "LabelError",
     "ModelError",
     "NoImageError",
+    "OutputError",
     "ShapeError",
     "TrainingError",
 ]
@@ -68,3 +72,11 @@ class ModelError(L2SError, ValueError):
 
 class TrainingError(L2SError, RuntimeError):
     """Training that cannot go on."""
+
+
+class OutputError(L2SError, OSError):
+    """A file or folder that cannot be written."""
+
+
+class InUseError(L2SError, RuntimeError):
+    """Something that another run is using, and that may be free later."""

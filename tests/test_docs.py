@@ -92,7 +92,14 @@ def test_every_option_is_explained():
 
 def test_no_option_is_invented():
     options = {name for action in build_parser()._actions for name in action.option_strings}
-    for title in ("Which images", "learn", "participant and group", "Resources", "General"):
+    for title in (
+        "Which images",
+        "learn",
+        "participant and group",
+        "Resources",
+        "Files and folders",
+        "General",
+    ):
         for first, *_ in rows(section(USAGE, title)):
             mentioned = re.findall(r"`(--?[a-z][\w-]*)", first)
             assert mentioned

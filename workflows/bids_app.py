@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -15,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2s_pydra.bids.provenance import new_run_id
-from l2s_pydra.errors import ConfigError, L2SError, NoImageError, TrainingError
+from l2s_pydra.errors import (
+    ConfigError,
+    InUseError,
+    L2SError,
+    NoImageError,
+    OutputError,
+    TrainingError,
+)
 
 from .logs import set_up_logging
 from .options import Options
@@ -29,9 +37,19 @@ __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
 EX_FAILED, EX_INVALID_BIDS, EX_NO_IMAGE, EX_USAGE, EX_DATA = 1, 16, 18, 64, 65
-"""Exit codes of the BIDS execution specification."""
+EX_SOFTWARE, EX_CANNOT_CREATE, EX_IO, EX_TEMPORARY = 70, 73, 74, 75
+"""Exit codes of the BIDS execution specification, which has these from ``sysexits.h``."""
+
+
+class _NoPlaceError(OutputError):
+    """The output or the working directory cannot be made."""
+
+
 _EXIT_CODES: dict[type[L2SError], int] = {
     InvalidBidsError: EX_INVALID_BIDS,
+    _NoPlaceError: EX_CANNOT_CREATE,
+    OutputError: EX_IO,
+    InUseError: EX_TEMPORARY,
     NoImageError: EX_NO_IMAGE,
     ConfigError: EX_USAGE,
     TrainingError: EX_FAILED,
@@ -72,7 +90,7 @@ def run(options: Options) -> int:
         return 128 + signal.SIGINT
     except OSError as error:
         _log.error("%s", error, exc_info=options.verbosity > 0)
-        return EX_FAILED
+        return EX_IO
 
 
 def _run_levels(options: Options) -> int:
@@ -81,9 +99,13 @@ def _run_levels(options: Options) -> int:
 
     if not options.skip_validation and {"learn", "participant"} & set(options.levels):
         validate(options.bids_dir)
+    for folder in (options.output_dir, options.work_dir):
+        _make(folder)
+    if options.mem_mb is not None:
+        _log.info("memory: %.1f GB in all", options.mem_mb / 1000)
     uuid = new_run_id()
     stage = options.work_dir / "stage" / uuid
-    with claim(options.work_dir) as cache:
+    with claim(options.work_dir, clean=options.clean_workdir) as cache:
         session = Session(options=options, uuid=uuid, cache=cache, stage=stage)
         try:
             return _levels(session)
@@ -93,9 +115,23 @@ def _run_levels(options: Options) -> int:
             outcome = Outcome(traceback=traceback.format_exc())
             session.fail(Failure(name="run", file="l2s-pydra", outcome=outcome))
             session.publish()
-            return EX_FAILED
+            return EX_SOFTWARE
         finally:
-            shutil.rmtree(stage, ignore_errors=True)
+            if not options.debug:
+                shutil.rmtree(stage, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and see whether a file can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".l2s_pydra-"):
+            pass
+    except OSError as error:
+        raise _NoPlaceError(
+            f"{error.filename or folder}: cannot be made ({error.strerror}); check permissions and "
+            "free space, or choose another folder"
+        ) from error
 
 
 def _levels(session: "Session") -> int:

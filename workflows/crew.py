@@ -72,7 +72,9 @@ class Crew:
             device=options.device,
             processes=options.learn_processes,
             gpus=tuple(gpus),
-            memory_bytes=None if gpus or n_procs == 1 else _part(n_procs * options.learn_processes),
+            memory_bytes=_part(n_procs * options.learn_processes, session.host_bytes)
+            if not gpus and (n_procs > 1 or session.host_bytes)
+            else None,
         )
 
     @property
@@ -106,9 +108,9 @@ class Crew:
         return worker
 
 
-def _part(count: int) -> int | None:
-    free = free_host_bytes()
-    return None if free is None else free // count
+def _part(count: int, most: int | None) -> int | None:
+    free = [amount for amount in (free_host_bytes(), most) if amount is not None]
+    return min(free) // count if free else None
 
 
 def _prepare(verbosity: int, locks: Path, gpus: Sequence[str]) -> None:

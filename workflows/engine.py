@@ -18,13 +18,15 @@ from typing import Any
 import attrs
 
 from l2s_pydra import errors
-from l2s_pydra.errors import L2SError
+from l2s_pydra.errors import InUseError, L2SError
 
 from .worker import IsolatingWorker, Submitter
 
 __all__ = ["Outcome", "claim", "is_done", "outcome_of", "run"]
 
 _log = logging.getLogger(__name__)
+_OURS = ("pydra", "hashes", "checkpoints", "conformed", "gpus", "stage")
+"""Folders of a working directory that may be deleted."""
 
 
 @attrs.frozen
@@ -48,7 +50,7 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def claim(work_dir: Path) -> Iterator[Path]:
+def claim(work_dir: Path, *, clean: bool = False) -> Iterator[Path]:
     """Prepare the working directory for a run, and yield the folder of Pydra's cache.
 
     Locks that a killed run left behind are removed, unless another run is using the directory: a
@@ -58,18 +60,40 @@ def claim(work_dir: Path) -> Iterator[Path]:
     ----------
     work_dir : Path
         The working directory; made if need be.
+    clean : bool, default=False
+        Delete what earlier runs left in it.
+
+    Raises
+    ------
+    InUseError
+        If it is to be cleaned, and another run is using it.
     """
     cache = work_dir / "pydra"
     hashes = work_dir / "hashes"
-    for folder in (cache, hashes):
-        folder.mkdir(parents=True, exist_ok=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
     os.environ["PYDRA_HASH_CACHE"] = str(hashes)
     with (work_dir / ".in_use").open("w") as handle:
-        if _lock(handle, exclusive=True):
+        alone = _lock(handle, exclusive=True)
+        if clean:
+            _clean(work_dir, alone)
+        for folder in (cache, hashes):
+            folder.mkdir(parents=True, exist_ok=True)
+        if alone:
             for lock in (*cache.glob("*.lock"), *hashes.glob("*.lock")):
                 lock.unlink(missing_ok=True)
         _lock(handle, exclusive=False)
         yield cache
+
+
+def _clean(work_dir: Path, alone: bool) -> None:
+    if not alone:
+        raise InUseError(
+            f"{work_dir}: another run is using it, so that it cannot be emptied; wait for its end, "
+            "leave --clean-workdir out, or give another by --work-dir"
+        )
+    for name in _OURS:
+        if (work_dir / name).is_dir():
+            shutil.rmtree(work_dir / name)
 
 
 def _lock(handle: Any, *, exclusive: bool) -> bool:

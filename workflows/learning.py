@@ -66,6 +66,7 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
         checkpoint_dir=str(checkpoints),
         checkpoint_every=session.options.config.training.checkpoint_every,
         cache_dir=str(conformed_dir(session)),
+        memory_bytes=session.host_bytes,
     )
     task, workflow = (kind(**inputs, resources=resources) for kind in (Learn, LearnModel))
     if engine.is_done(task, session.cache):

@@ -1,15 +1,21 @@
 """What the command line decides, as one frozen record."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
 from l2s_pydra.config import LearnConfig
 
-__all__ = ["LEVELS", "Options"]
+__all__ = ["LEVELS", "LOW_MEMORY_MB", "Options"]
 
 LEVELS = ("learn", "participant", "group")
 """Analysis levels, in the order in which they run."""
+
+LOW_MEMORY_MB = 1000
+"""Memory that the network may take to segment an image with ``--low-mem``."""
+_NETWORK_MB, _ELSE_MB = 4000, 1000
+"""What the network takes at most where nothing is said, and what a process takes beside it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -89,20 +95,44 @@ class Options:
     skip_validation: bool = False
     """Take the raw data set as it is."""
 
+    derivatives: Mapping[str, Path] = attrs.field(factory=dict, hash=False)
+    """Derivatives by the names that options and the outputs call them."""
+
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
     n_procs: int = 1
     """CPUs to use in all."""
     threads: int | None = None
     """CPUs to use in one process."""
+    mem_mb: int | None = None
+    """Memory to use in all."""
+    low_mem: bool = False
+    """Take little memory, and longer."""
     learn_processes: int = 1
     """Processes that share every batch of a training."""
     stop_on_first_crash: bool = False
     """Start nothing more after a failure."""
+    clean_workdir: bool = False
+    """Empty the working directory first."""
+    debug: bool = False
+    """Say everything, tracebacks included."""
     verbosity: int = 0
     """How much to say, 0 to 2."""
     command: tuple[str, ...] = ()
     """The command line, for the record."""
+
+    @property
+    def network_mb(self) -> int | None:
+        """Memory that the network may take to segment an image; None if nothing was said.
+
+        What was asked for comes first, then what ``--low-mem`` and a small ``--mem`` leave.
+        """
+        if self.max_memory_mb is not None:
+            return self.max_memory_mb
+        bounds = [LOW_MEMORY_MB] if self.low_mem else []
+        if self.mem_mb is not None and self.mem_mb < _NETWORK_MB + _ELSE_MB:
+            bounds.append(max(self.mem_mb - _ELSE_MB, self.mem_mb // 2))
+        return min(bounds, default=None)
 
     @property
     def places(self) -> dict[str, Path]:

@@ -114,9 +114,9 @@ class _Jobs:
         if not images:
             return
         options = session.options
-        n_procs, threads = session.share(len(images), max_memory_mb=options.max_memory_mb)
+        n_procs, threads = session.share(len(images), max_memory_mb=options.network_mb)
         resources = Resources(
-            device=options.device, threads=threads, max_memory_mb=options.max_memory_mb
+            device=options.device, threads=threads, max_memory_mb=options.network_mb
         )
         workflow = SegmentImages(
             images=[image.path for image in images],

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -30,6 +31,8 @@ _SHELLS = ("bids_examples", "interfaces", "tasks", "workflows")
 """Folders that decide no result."""
 _GB_PER_PROCESS = 4
 """Memory set aside for a process that segments a head at 1 mm."""
+_GB_WITH_LITTLE_MEMORY = 2
+"""The same, with the network held to :data:`~l2s_pydra.workflows.options.LOW_MEMORY_MB`."""
 
 _PROCESSES_PER_GPU = 4
 """Enough to keep a GPU busy while images are read and written, and its memory free."""
@@ -94,14 +97,26 @@ class Session:
             CPU threads of each.
         """
         total, threads = self.options.n_procs, self.options.threads
-        each_gb = max(_GB_PER_PROCESS, ceil((max_memory_mb or 0) / 1000) + 1)
-        limits = [jobs, total // (threads or 1), _memory_gb() // each_gb]
-        if self.options.device.startswith("cuda") or (
-            self.options.device == "auto" and Path("/dev/nvidiactl").exists()
-        ):
+        least = _GB_WITH_LITTLE_MEMORY if self.options.low_mem else _GB_PER_PROCESS
+        each_gb = max(least, ceil((max_memory_mb or 0) / 1000) + 1)
+        memory_gb = min(_memory_gb(), (self.options.mem_mb or math.inf) / 1000)
+        limits = [jobs, total // (threads or 1), int(memory_gb // each_gb)]
+        if self._on_gpu:
             limits.append(_PROCESSES_PER_GPU)
         at_once = max(1, min(limits))
         return at_once, threads or max(1, total // at_once)
+
+    @property
+    def host_bytes(self) -> int | None:
+        """Memory that a training on CPUs may take; None if nothing was said, or on a GPU."""
+        amount = self.options.mem_mb
+        return None if amount is None or self._on_gpu else amount * 10**6
+
+    @property
+    def _on_gpu(self) -> bool:
+        device = self.options.device
+        there = Path("/dev/nvidiactl").exists()
+        return device.startswith("cuda") or (device == "auto" and there)
 
     def worker(self, n_procs: int, notify: Notify | None = None) -> IsolatingWorker:
         """Worker for ``n_procs`` jobs at a time."""
@@ -141,6 +156,7 @@ class Session:
             bidsignore=bidsignore(),
             models=[model.description for model in models],
             versions=versions(),
+            links=self.options.derivatives,
         )
 
     def path(self, key: str, **fields: str) -> Path:
@@ -181,6 +197,7 @@ class Session:
         _log.error("%s%s (details: %s)", prefix, reason, self.options.output_dir / log)
         text = f"run: {self.uuid}\nfile: {failure.file}\n\n{failure.outcome.traceback}"
         write_text(place, self.without_folders(text))
+        _log.debug("%s", failure.outcome.traceback)
         return attrs.evolve(failure, log=log, reason=self.without_folders(reason))
 
     def without_folders(self, text: str) -> str:

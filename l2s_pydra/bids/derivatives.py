@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from ..errors import DatasetError
+from ..errors import DatasetError, OutputError
 from .entities import join_entities
 
 __all__ = [
@@ -189,7 +189,9 @@ def publish(stage_dir: str | Path, output_dir: str | Path) -> Published:
     Raises
     ------
     DatasetError
-        If ``stage_dir`` does not exist or a file cannot be written.
+        If ``stage_dir`` does not exist.
+    OutputError
+        If a file cannot be written.
     """
     stage, output = Path(stage_dir), Path(output_dir)
     if not stage.is_dir():
@@ -203,7 +205,7 @@ def publish(stage_dir: str | Path, output_dir: str | Path) -> Published:
             else:
                 written.append(_copy(source, target))
         except OSError as error:
-            raise DatasetError(
+            raise OutputError(
                 f"{target}: cannot be written ({error.strerror or error}); "
                 "check permissions and free space, then run again"
             ) from error

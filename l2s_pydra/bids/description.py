@@ -28,6 +28,7 @@ def describe_dataset(
     versions: Mapping[str, str] | None = None,
     container: Mapping[str, str] | None = None,
     entropy: bool = False,
+    links: Mapping[str, str | Path] | None = None,
 ) -> list[Path]:
     """Write the files that describe a derivative data set.
 
@@ -52,6 +53,8 @@ def describe_dataset(
         ``Type``, ``Tag`` and ``URI`` of the container, if the software runs in one.
     entropy : bool, default=False
         Whether maps of entropy were written, whose ``desc`` is to be described.
+    links : mapping, optional
+        Roots of further data sets by the names that BIDS URIs call them.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def describe_dataset(
     return [
         write_json(
             folder / "dataset_description.json",
-            dataset_description(bids_dir, output_dir, container=container),
+            dataset_description(bids_dir, output_dir, container=container, links=links),
         ),
         write_text(folder / "README.md", _readme(raw_link(bids_dir, output_dir), compared)),
         write_text(folder / ".bidsignore", bidsignore),
@@ -78,6 +81,7 @@ def dataset_description(
     output_dir: str | Path,
     *,
     container: Mapping[str, str] | None = None,
+    links: Mapping[str, str | Path] | None = None,
 ) -> dict[str, Any]:
     """Contents of ``dataset_description.json``.
 
@@ -95,12 +99,22 @@ def dataset_description(
         "DatasetType": "derivative",
         "GeneratedBy": [generator],
         "SourceDatasets": [source],
-        "DatasetLinks": {"raw": link, "models": "models"},
+        "DatasetLinks": {"raw": link, "models": "models"} | _links(links or {}, output_dir),
         "HowToAcknowledge": "Please cite the works in logs/CITATION.md.",
     }
     if raw.get("License"):
         values["License"] = raw["License"]
     return values
+
+
+def _links(folders: Mapping[str, str | Path], output_dir: str | Path) -> dict[str, str]:
+    """Relative paths from the derivative to further data sets; none through a home folder."""
+    found = {}
+    for name, folder in folders.items():
+        link = PurePath(os.path.relpath(Path(folder).resolve(), Path(output_dir).resolve()))
+        hidden = {"home", "Users"} & set(link.parts)
+        found[name] = f"sourcedata/{name}" if hidden else link.as_posix()
+    return found
 
 
 def raw_link(bids_dir: str | Path, output_dir: str | Path) -> str:
@@ -114,8 +128,7 @@ def raw_link(bids_dir: str | Path, output_dir: str | Path) -> str:
     >>> raw_link("/data/study", "/data/study/derivatives/l2s_pydra")
     '../..'
     """
-    link = PurePath(os.path.relpath(Path(bids_dir).resolve(), Path(output_dir).resolve()))
-    return "sourcedata/raw" if {"home", "Users"} & set(link.parts) else link.as_posix()
+    return _links({"raw": bids_dir}, output_dir)["raw"]
 
 
 def descriptions(

@@ -13,7 +13,7 @@ from l2s_pydra.bids.derivatives import (
     write_text,
 )
 from l2s_pydra.bids.entities import parse_name
-from l2s_pydra.errors import DatasetError
+from l2s_pydra.errors import DatasetError, OutputError
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS
 
 
@@ -145,7 +145,7 @@ def test_a_failed_copy_leaves_the_old_file_and_nothing_else(stage, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", half)
-    with pytest.raises(DatasetError, match=r"b\.json: cannot be written \(No space left"):
+    with pytest.raises(OutputError, match=r"b\.json: cannot be written \(No space left"):
         publish(stage, output)
     assert (output / "b.json").read_text() == before
     assert sorted(path.name for path in output.iterdir()) == [".bidsignore", "b.json", "sub-01"]
@@ -178,5 +178,5 @@ def test_nothing_staged(tmp_path):
 def test_a_file_where_a_folder_should_be(stage, tmp_path):
     output = tmp_path / "out"
     write_text(output / "sub-01", "in the way")
-    with pytest.raises(DatasetError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         publish(stage, output)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from l2s_pydra.errors import InUseError
 from l2s_pydra.workflows.engine import Outcome, claim, is_done, outcome_of, run
 from l2s_pydra.workflows.worker import IsolatingWorker
 
@@ -132,3 +133,19 @@ def test_locks_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
 
 def test_reason_of_nothing():
     assert Outcome().reason == "unknown error"
+
+
+def test_a_working_directory_is_emptied_of_what_is_ours(tmp_path):
+    (tmp_path / "pydra" / "old").mkdir(parents=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.txt").touch()
+    with claim(tmp_path, clean=True) as cache:
+        assert list(cache.iterdir()) == []
+        assert not (tmp_path / "checkpoints").exists()
+        (cache / "new").mkdir()
+        with pytest.raises(InUseError, match="--clean-workdir"), claim(tmp_path, clean=True):
+            pass
+        assert (cache / "new").is_dir()
+    assert (tmp_path / "mine").is_dir()
+    assert (tmp_path / "mine.txt").is_file()

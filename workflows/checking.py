@@ -1,0 +1,147 @@
+"""Checks of a command line as a whole, before anything heavy is imported."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .argument_types import UsageError, absolute
+from .options import LEVELS
+
+__all__ = [
+    "EX_NO_INPUT",
+    "EX_UNKNOWN_LEVEL",
+    "check_comparison",
+    "check_places",
+    "levels",
+    "output_dir",
+    "resolve_data",
+]
+
+EX_UNKNOWN_LEVEL, EX_NO_INPUT = 17, 66
+"""Exit codes of the BIDS execution specification."""
+_NAMED = {
+    "real_labels": "--real-labels",
+    "label_maps": "--label-maps",
+    "references": "--references",
+}
+
+
+def levels(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Levels in the order in which they run.
+
+    Raises
+    ------
+    UsageError
+        If one is unknown, or lacks what it needs.
+    """
+    for level in values["level"]:
+        if level not in LEVELS:
+            raise UsageError(
+                f"unknown level {level!r}; available: {', '.join(LEVELS)}", EX_UNKNOWN_LEVEL
+            )
+    if "learn" in values["level"] and values["real_labels"] is None:
+        raise UsageError("learning needs manual labels; give their folder by --real-labels")
+    if values["preview"] and "learn" not in values["level"]:
+        raise UsageError("--preview shows what the level learn would train on; add that level")
+    return tuple(level for level in LEVELS if level in values["level"])
+
+
+def resolve_data(values: Mapping[str, Any]) -> dict[str, Path | None]:
+    """Find the derivatives that options name: by a name of ``--derivatives``, or as folders.
+
+    Raises
+    ------
+    UsageError
+        If there is no such name and no such folder.
+    """
+    known: Mapping[str, Path] = values["derivatives"]
+    found: dict[str, Path | None] = {}
+    for field, option in _NAMED.items():
+        wanted = values[field]
+        folder = None if wanted is None else known.get(wanted) or absolute(wanted)
+        if folder is not None and not folder.is_dir():
+            names = f", and no such name among those of --derivatives: {', '.join(known)}"
+            raise UsageError(f"argument {option}: {folder}: no such folder{names if known else ''}")
+        found[field] = folder
+    return found
+
+
+def check_comparison(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check the options of a comparison of modes.
+
+    Parameters
+    ----------
+    values : mapping
+        Of all options.
+    given : mapping
+        Of those that were typed.
+    """
+    options = {"seeds": "--seeds", "folds": "--folds", "compare_suffixes": "--compare-modality"}
+    if not values["compare"]:
+        alone = next((option for name, option in options.items() if name in given), None)
+        if alone:
+            raise UsageError(f"{alone} is for comparing modes; give them by --compare")
+        return
+    if len(set(values["compare"])) < 2:
+        raise UsageError("--compare needs two modes at least; without a comparison, use --mode")
+    if given.get("mode") or values["preview"]:
+        other = "--mode" if given.get("mode") else "--preview"
+        raise UsageError(f"--compare and {other} exclude each other; give one of them")
+    if "learn" not in values["level"]:
+        raise UsageError("--compare trains models; add the level learn")
+    if set(values["level"]) - {"learn"} and values["model"] is None:
+        raise UsageError(
+            "--compare trains several models; compare first, then segment with the one that you "
+            "choose: --model NAME"
+        )
+    if values["folds"] == 1:
+        raise UsageError("--folds 1: a cross-validation needs two folds at least")
+
+
+def output_dir(values: Mapping[str, Any]) -> Path:
+    """Root of the derivative: the output folder, or in the legacy layout a folder in it."""
+    folder: Path = values["output_dir"]
+    return folder / "l2s_pydra" if values["output_layout"] == "legacy" else folder
+
+
+def check_places(bids_dir: Path, output_dir: Path, work_dir: Path) -> None:
+    """Check that input, output and working directory are apart.
+
+    Raises
+    ------
+    UsageError
+        If they are not, or there is no input.
+    """
+    better = bids_dir / "derivatives" / "l2s_pydra"
+    if not bids_dir.is_dir():
+        raise UsageError(f"{bids_dir}: no such folder; give the raw data set", EX_NO_INPUT)
+    if not (bids_dir / "dataset_description.json").is_file():
+        raise UsageError(
+            f"{bids_dir}: has no dataset_description.json; give the root of a BIDS data set",
+            EX_NO_INPUT,
+        )
+    if output_dir == bids_dir:
+        raise UsageError(f"the output folder is the raw data set; try {better} instead")
+    inside = output_dir.relative_to(bids_dir).parts if output_dir.is_relative_to(bids_dir) else ()
+    if inside and inside[0] != "derivatives":
+        raise UsageError(
+            f"the output folder {output_dir} is inside the raw data set, which would no longer be "
+            f"valid; try {better} instead"
+        )
+    # BIDS foresees the source of a derivative in its folder sourcedata.
+    if bids_dir.is_relative_to(output_dir) and not bids_dir.is_relative_to(
+        output_dir / "sourcedata"
+    ):
+        raise UsageError(
+            f"the raw data set {bids_dir} is inside the output folder; try {better} instead"
+        )
+    if work_dir.is_relative_to(bids_dir):
+        raise UsageError(
+            f"the working directory {work_dir} is inside the raw data set; "
+            "give another by --work-dir"
+        )
+    if output_dir.is_relative_to(work_dir):
+        raise UsageError(
+            f"the output folder {output_dir} is inside the working directory, "
+            "which may be deleted at any time; give another by --work-dir"
+        )
