@@ -7,7 +7,7 @@ that it sets.
 import argparse
 import os
 
-from .argument_types import Collect, device, memory_mb, positive, resolution
+from .argument_types import Collect, device, existing_file, memory_mb, positive, resolution
 
 __all__ = ["add_resources", "add_running", "add_segmenting"]
 
@@ -128,6 +128,13 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what a run does, and what it says."""
     group = parser.add_argument_group("general")
+    group.add_argument(
+        "--config-file",
+        type=existing_file,
+        metavar="FILE",
+        help="TOML of options, or the l2s_pydra.toml of an earlier run, to repeat it; options of "
+        "the command line win",
+    )
     group.add_argument(
         "-v",
         "--verbose",

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import L2SError
 
 from .argument_types import EX_USAGE, UsageError
@@ -98,14 +99,15 @@ def parse(argv: Sequence[str]) -> Options:
     if not argv:
         raise UsageError("nothing to do; see l2s-pydra --help, or try l2s-pydra --demo OUTPUT_DIR")
     given, defaults = typed(argv)
-    values = {**defaults, **given}
+    from_file, config = _from_file(given)
+    values = {**defaults, **from_file, **given}
     values["output_dir"] = output_dir(values)
     check_places(values["bids_dir"], values["output_dir"], values["work_dir"])
-    check_comparison(values, given)
+    check_comparison(values, {**from_file, **given})
     values["derivatives"] = values["derivatives"] or {}
     values |= resolve_data(values)
     values["levels"] = levels(values)
-    values["config"] = learn_config(given)
+    values["config"] = learn_config(given, base=config)
     if values["low_mem"]:
         values["config"] = values["config"].evolve(training__checkpoint_activations=True)
     if values["debug"]:
@@ -113,6 +115,15 @@ def parse(argv: Sequence[str]) -> Options:
     values["compare"] = tuple(dict.fromkeys(values["compare"]))
     values["command"] = ("l2s-pydra", *argv)
     return Options(**_fields(values))
+
+
+def _from_file(given: Mapping[str, Any]) -> tuple[dict[str, Any], LearnConfig | None]:
+    """Options of ``--config-file``, if there is one."""
+    if "config_file" not in given:
+        return {}, None
+    from .config_file import read_config_file
+
+    return read_config_file(given["config_file"], given)
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,9 +136,12 @@ class Options:
 
     @property
     def places(self) -> dict[str, Path]:
-        """Folders by the names that stand for them in records."""
-        return {
-            name: getattr(self, name)
-            for name in ("bids_dir", "output_dir", "work_dir", "real_labels", "label_maps")
-            if getattr(self, name) is not None
+        """Folders by the names that stand for them in records, none of them inside another."""
+        roots = {name: getattr(self, name) for name in ("bids_dir", "output_dir", "work_dir")}
+        data = {name: getattr(self, name) for name in ("real_labels", "label_maps")}
+        apart = {
+            name: folder
+            for name, folder in data.items()
+            if folder is not None and not any(map(folder.is_relative_to, roots.values()))
         }
+        return roots | apart

@@ -26,6 +26,7 @@ class Run:
     work: Path
     code: int
     said: str
+    printed: str = ""
 
 
 def command(data, output, work, *arguments):
@@ -72,9 +73,9 @@ def environment(tmp_path_factory):
 def app(environment, tmp_path_factory):
     """Run the application in a process of its own."""
 
-    def app(data, output, work, *arguments):
+    def run(line, output=None, work=None):
         done = subprocess.run(
-            command(data, output, work, *arguments),
+            line,
             env=environment,
             cwd=tmp_path_factory.getbasetemp(),
             capture_output=True,
@@ -82,8 +83,13 @@ def app(environment, tmp_path_factory):
             timeout=300,
             check=False,
         )
-        return Run(output, work, done.returncode, done.stderr)
+        return Run(output, work, done.returncode, done.stderr, done.stdout)
 
+    def app(data, output, work, *arguments):
+        return run(command(data, output, work, *arguments), output, work)
+
+    # Without the arguments of a tiny training.
+    app.plain = lambda *line: run([sys.executable, "-m", "l2s_pydra.workflows.cli", *line])
     return app
 
 
