@@ -3,6 +3,7 @@
 Nothing that takes long to import is imported here; ``--help`` and ``--version`` are instant.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from l2s_pydra.errors import L2SError
 from .argument_types import EX_USAGE, UsageError
 from .arguments import build_demo_parser, typed
 from .checking import check_comparison, check_places, levels, output_dir, resolve_data
+from .container import container_of
 from .learn_settings import learn_config
 from .options import LEVELS, Options
 
@@ -114,6 +116,7 @@ def parse(argv: Sequence[str]) -> Options:
         values["verbosity"] = 2
     values["compare"] = tuple(dict.fromkeys(values["compare"]))
     values["command"] = ("l2s-pydra", *argv)
+    values["container"] = container_of(os.environ)
     return Options(**_fields(values))
 
 

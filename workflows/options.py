@@ -120,6 +120,8 @@ class Options:
     """How much to say, 0 to 2."""
     command: tuple[str, ...] = ()
     """The command line, for the record."""
+    container: Mapping[str, str] | None = attrs.field(default=None, hash=False)
+    """``Type``, ``Tag`` and ``URI`` of the container that this is, for the record."""
 
     @property
     def network_mb(self) -> int | None:

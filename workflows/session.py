@@ -156,8 +156,23 @@ class Session:
             bidsignore=bidsignore(),
             models=[model.description for model in models],
             versions=versions(),
-            links=self.options.derivatives,
+            links=self.links,
+            container=self.options.container,
         )
+
+    @property
+    def links(self) -> dict[str, Path]:
+        """Data sets beside the raw one that were used, by the names that BIDS URIs call them."""
+        options = self.options
+        links = dict(options.derivatives)
+        for name, folder in (
+            ("reference", options.references),
+            ("labels", options.real_labels),
+            ("labelmaps", options.label_maps),
+        ):
+            if folder is not None and folder not in (options.bids_dir, *links.values()):
+                links[name] = folder
+        return links
 
     def path(self, key: str, **fields: str) -> Path:
         """Staged place of an output of the table."""
@@ -167,7 +182,7 @@ class Session:
         """Describe this run in plain values that name no person and no computer."""
         options = attrs.asdict(self.options, recurse=False)
         options["config"] = self.options.config.to_dict()
-        for name in ("command", "verbosity"):
+        for name in ("command", "container", "verbosity"):
             options.pop(name)
         return run_record(
             run=self.uuid,
@@ -175,6 +190,7 @@ class Session:
             settings=options,
             seed=self.options.config.training.seed if "learn" in self.options.levels else None,
             model=model.description if model else None,
+            container=self.options.container,
             places=self.options.places,
         )
 

@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -88,18 +89,21 @@ def dataset_description(
     The licence of the raw data set is carried over, because derived data may be bound by it.
     """
     raw = _read_description(bids_dir)
+    before = _read_description(output_dir)
     generator: dict[str, Any] = {"Name": _NAME, "Version": __version__}
     if container:
         generator["Container"] = dict(container)
-    link = raw_link(bids_dir, output_dir)
-    source = {"DOI": raw["DatasetDOI"]} if raw.get("DatasetDOI") else {"URL": f"file:{link}"}
+    folders = {"raw": bids_dir, **(links or {})}
+    found = {name: relative_link(name, folder, output_dir) for name, folder in folders.items()}
+    sources = [_source(folders[name], link) for name, link in found.items()]
     values: dict[str, Any] = {
         "Name": f"{_NAME} segmentations of {raw.get('Name') or 'a BIDS data set'}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generator],
-        "SourceDatasets": [source],
-        "DatasetLinks": {"raw": link, "models": "models"} | _links(links or {}, output_dir),
+        "SourceDatasets": sources + _kept(before.get("SourceDatasets"), sources),
+        # Files of earlier runs may point to what this one did not use.
+        "DatasetLinks": {**_links_of(before), "models": "models", **found},
         "HowToAcknowledge": "Please cite the works in logs/CITATION.md.",
     }
     if raw.get("License"):
@@ -107,28 +111,74 @@ def dataset_description(
     return values
 
 
-def _links(folders: Mapping[str, str | Path], output_dir: str | Path) -> dict[str, str]:
-    """Relative paths from the derivative to further data sets; none through a home folder."""
-    found = {}
-    for name, folder in folders.items():
-        link = PurePath(os.path.relpath(Path(folder).resolve(), Path(output_dir).resolve()))
-        hidden = {"home", "Users"} & set(link.parts)
-        found[name] = f"sourcedata/{name}" if hidden else link.as_posix()
-    return found
+def _source(folder: str | Path, link: str) -> dict[str, str]:
+    """Describe a source: DOI or place, and version where the data set tells one."""
+    doi = _read_description(folder).get("DatasetDOI")
+    source = {"DOI": str(doi)} if doi else {"URL": f"file:{link}"}
+    version = _version(Path(folder) / "CHANGES")
+    return {**source, "Version": version} if version else source
+
+
+def _version(changes: Path) -> str | None:
+    """Latest version in the ``CHANGES`` of a data set, whose entries begin with it and a date."""
+    try:
+        lines = changes.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = (re.match(r"([\w.+-]+)\s+\d{4}-\d{2}-\d{2}\b", line) for line in lines)
+    return next((match[1] for match in found if match), None)
+
+
+def _kept(before: object, now: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Sources of earlier runs that this one does not name."""
+    places = {source.get("DOI", source.get("URL")) for source in now}
+    rows = [row for row in before if isinstance(row, dict)] if isinstance(before, list) else []
+    return [row for row in rows if row.get("DOI", row.get("URL")) not in places]
+
+
+def _links_of(description: Mapping[str, Any]) -> dict[str, str]:
+    links = description.get("DatasetLinks")
+    return {str(k): str(v) for k, v in links.items()} if isinstance(links, dict) else {}
+
+
+def relative_link(name: str, folder: str | Path, output_dir: str | Path) -> str:
+    """Relative path from the derivative to another data set, for ``DatasetLinks``.
+
+    A published data set should name no user, and tell no folder of the computer it was made on. A
+    path through somebody's home folder, or up to the root of the file system and down again, is
+    replaced by ``sourcedata/<name>``, the place BIDS foresees for the sources of a derivative.
+
+    Parameters
+    ----------
+    name : str
+        What BIDS URIs call the data set.
+    folder : path
+        Its root.
+    output_dir : path
+        Root of the derivative.
+
+    Examples
+    --------
+    >>> relative_link("raw", "/data/study", "/data/study/derivatives/l2s_pydra")
+    '../..'
+    >>> relative_link("raw", "/scratch/lab/study", "/out")
+    'sourcedata/raw'
+    """
+    target, start = Path(folder).resolve(), Path(output_dir).resolve()
+    link = PurePath(os.path.relpath(target, start))
+    down = [part for part in link.parts if part != ".."]
+    from_root = len(link.parts) - len(down) == len(start.parts) - 1
+    if {"home", "Users"} & set(down) or (from_root and len(down) > 1):
+        return f"sourcedata/{name}"
+    return link.as_posix()
 
 
 def raw_link(bids_dir: str | Path, output_dir: str | Path) -> str:
     """Relative path from the derivative to the raw data set, for ``DatasetLinks``.
 
-    One that leads through somebody's home folder is replaced by ``sourcedata/raw``, the place
-    BIDS foresees for the source of a derivative: a published data set should name no user.
-
-    Examples
-    --------
-    >>> raw_link("/data/study", "/data/study/derivatives/l2s_pydra")
-    '../..'
+    See :func:`relative_link`.
     """
-    return _links({"raw": bids_dir}, output_dir)["raw"]
+    return relative_link("raw", bids_dir, output_dir)
 
 
 def descriptions(

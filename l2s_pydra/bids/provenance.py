@@ -17,7 +17,16 @@ from typing import Any
 from .. import __version__
 from ..errors import DatasetError
 
-__all__ = ["model_uri", "new_run_id", "run_record", "scrub", "sidecar", "to_toml", "versions"]
+__all__ = [
+    "model_uri",
+    "new_run_id",
+    "run_record",
+    "scrub",
+    "sidecar",
+    "started",
+    "to_toml",
+    "versions",
+]
 
 _PACKAGES = ("torch", "pydra", "nipype", "pybids", "nibabel", "numpy")
 _COLUMNS = {
@@ -54,6 +63,7 @@ def sidecar(
     labels: Sequence[str] = (),
     model_in_dataset: bool = True,
     resolution: str | None = None,
+    source_sha256: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Contents of the JSON beside an output.
@@ -78,6 +88,8 @@ def sidecar(
         point to it. One that is elsewhere is told by its name and checksum alone.
     resolution : str, optional
         What the ``res`` entity of the output means, if it has one.
+    source_sha256 : str, optional
+        Checksum of the image's file.
     details : mapping, optional
         Further fields.
 
@@ -101,12 +113,14 @@ def sidecar(
     if kind == "morph":
         sources = [f"bids::{dseg}"] if dseg else [image]
         columns = {**_COLUMNS, **(details or {})}
-        return {"Description": description[kind], "Sources": sources, **columns}
+        checked = {"SourceSHA256": source_sha256} if source_sha256 and not dseg else {}
+        return {"Description": description[kind], "Sources": sources, **checked, **columns}
     values: dict[str, Any] = {
         "Description": description[kind],
         "Sources": [image, model_uri(model)] if model_in_dataset else [image],
         "SpatialReference": image,
         "Manual": False,
+        **({"SourceSHA256": source_sha256} if source_sha256 else {}),
         "ModelName": str(model["name"]),
         "ModelVersion": str(model.get("version", "n/a")),
         "ModelSHA256": str(model["sha256"]),
@@ -151,6 +165,22 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid.uuid4()}"
 
 
+def started(run: str) -> str | None:
+    """Time at which a run was named, ISO 8601; None if the name does not tell.
+
+    >>> started("20260131-235959_cccb4441"), started("mine")
+    ('2026-01-31T23:59:59Z', None)
+    """
+    try:
+        return _time(datetime.strptime(run.partition("_")[0], "%Y%m%d-%H%M%S").replace(tzinfo=UTC))
+    except ValueError:
+        return None
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
 def versions() -> dict[str, str]:
     """Versions of the software that decides results, without importing it."""
     found = {"l2s_pydra": __version__, "python": platform.python_version()}
@@ -169,6 +199,7 @@ def run_record(
     settings: Mapping[str, Any],
     seed: int | None = None,
     model: Mapping[str, Any] | None = None,
+    container: Mapping[str, str] | None = None,
     places: Mapping[str, str | Path] | None = None,
 ) -> dict[str, Any]:
     """Describe a run, for ``l2s_pydra.toml``.
@@ -184,23 +215,36 @@ def run_record(
     seed : int, optional
         Seed of everything random; None if nothing is.
     model : mapping, optional
-        ``name``, ``version`` and ``sha256`` of the model that was used.
+        ``name``, ``version``, ``sha256`` and ``theta`` of the model that was used.
+    container : mapping, optional
+        ``Type``, ``Tag`` and ``URI`` of the container, if the software runs in one.
     places : mapping, optional
         Folders by the name that stands for them in the record, such as ``bids_dir``.
 
     Returns
     -------
     dict
-        Plain values; paths outside ``places`` are reduced to their last part.
+        Plain values; paths outside ``places`` are reduced to their last part. Times are UTC: the
+        run began when it was named, and its record is written when its results are there.
     """
     program, *arguments = command or ["l2s-pydra"]
     record: dict[str, Any] = {
-        "run": {"id": run, "system": platform.system(), "seed": seed},
+        "run": {
+            "id": run,
+            "started": started(run),
+            "ended": _time(datetime.now(UTC)),
+            "system": platform.system(),
+            "seed": seed,
+        },
         "software": versions(),
         "command": {"line": [PurePath(program).name, *scrub(arguments, places or {})]},
     }
     if model is not None:
         record["model"] = {key: model.get(key) for key in ("name", "version", "sha256")}
+        if isinstance(model.get("theta"), Mapping):
+            record["model"]["theta"] = dict(model["theta"])
+    if container:
+        record["container"] = dict(container)
     return record | {"settings": scrub(settings, places or {})}
 
 

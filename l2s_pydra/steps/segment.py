@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from ..bids.checksums import sha256_of
 from ..errors import ConfigError
 from ..images.headers import is_placed
 from ..images.volume import Volume, load_image, voxel_volume_mm3
@@ -166,6 +167,7 @@ def segment(
         model=model,
         entities=entities,
         source=source,
+        source_sha256=sha256_of(image),
         like=volume,
         model_in_dataset=model_in_dataset,
         details={"FlipAveraging": found.flipped, "TestTimeDraws": test_time_draws},

@@ -41,6 +41,8 @@ class Staged:
     """Entities and ``suffix`` of the image."""
     source: str
     """Path of the image below the root of its data set."""
+    source_sha256: str | None = None
+    """Checksum of its file."""
     like: Volume
     """The grid that is written on: that of the image, or that of the network."""
     model_in_dataset: bool = True
@@ -86,6 +88,7 @@ class Staged:
         values = sidecar(
             IMAGE_OUTPUTS[key].sidecar or "",
             source=self.source,
+            source_sha256=self.source_sha256,
             entities=self.entities,
             model=self.identity,
             model_in_dataset=self.model_in_dataset,

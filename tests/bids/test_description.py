@@ -32,6 +32,9 @@ def test_link_below_the_raw_data_set(tmp_path):
 def test_link_names_no_user():
     assert raw_link("/home/someone/ds", "/scratch/out") == "sourcedata/raw"
     assert raw_link("/home/someone/ds", "/home/someone/out") == "../ds"
+    assert raw_link("/scratch/someone/ds", "/out") == "sourcedata/raw"
+    assert raw_link("/bids", "/out") == "../bids"  # as containers have it
+    assert raw_link("/scratch/someone/ds", "/scratch/someone/ds/derivatives/x") == "../.."
 
 
 def test_licence_and_doi_of_the_raw_data_set(tmp_path):
@@ -43,6 +46,32 @@ def test_licence_and_doi_of_the_raw_data_set(tmp_path):
     assert values["License"] == "CC0"
     assert values["SourceDatasets"] == [{"DOI": "doi:10.1/x"}]
     assert "Study" in values["Name"]
+
+
+def test_sources_have_the_version_that_they_tell(tmp_path):
+    write_text(tmp_path / "CHANGES", "Revision history\n1.0.2 2026-03-01\n - a\n1.0.1 2025-01-01\n")
+    (source,) = dataset_description(tmp_path, tmp_path / "out")["SourceDatasets"]
+    assert source == {"URL": "file:..", "Version": "1.0.2"}
+
+
+def test_links_to_what_earlier_runs_used_stay(tmp_path):
+    output = tmp_path / "derivatives" / "l2s_pydra"
+    labels = tmp_path / "derivatives" / "manual"
+    write_json(labels / "dataset_description.json", {"Name": "x", "DatasetDOI": "doi:10.1/y"})
+    first = dataset_description(tmp_path, output, links={"labels": labels})
+    write_json(output / "dataset_description.json", first)
+    second = dataset_description(tmp_path, output)
+    assert second["DatasetLinks"] == {"raw": "../..", "models": "models", "labels": "../manual"}
+    assert second["SourceDatasets"] == [{"URL": "file:../.."}, {"DOI": "doi:10.1/y"}]
+    write_json(output / "dataset_description.json", second)
+    assert dataset_description(tmp_path, output) == second
+
+
+@pytest.mark.parametrize("broken", ["[]", '{"DatasetLinks": 3, "SourceDatasets": {"a": 1}}', "{"])
+def test_a_broken_description_is_made_anew(tmp_path, broken):
+    output = tmp_path / "out"
+    write_text(output / "dataset_description.json", broken)
+    assert dataset_description(tmp_path, output)["SourceDatasets"] == [{"URL": "file:.."}]
 
 
 def test_descriptions_are_kept_and_added(tmp_path):

@@ -1,6 +1,7 @@
 import getpass
 import platform
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,30 @@ def test_sidecar_of_an_image(kind):
     assert "T1w" in values["Description"]
     assert values.get("LabelMap") == (["background", "x"] if kind == "probseg" else None)
     assert values.get("Type") == ("Brain" if kind == "mask" else None)
+
+
+def test_sidecars_hold_the_checksum_of_the_image():
+    for kind in ("dseg", "mask", "probseg", "entropy"):
+        values = sidecar(
+            kind, source=SOURCE, entities=ENTITIES, model=MODEL, source_sha256="cd" * 32
+        )
+        assert values["SourceSHA256"] == "cd" * 32
+
+
+def test_record_has_times_container_and_theta():
+    before = datetime.now(UTC).replace(microsecond=0)
+    values = run_record(
+        run=new_run_id(),
+        command=["x"],
+        settings={},
+        model={**MODEL, "theta": {"noise": 0.5}},
+        container={"Type": "docker", "Tag": "x:1"},
+    )
+    again = tomllib.loads(to_toml(values))
+    began, ended = (datetime.fromisoformat(again["run"][key]) for key in ("started", "ended"))
+    assert before <= began <= ended <= datetime.now(UTC)
+    assert again["container"] == {"Type": "docker", "Tag": "x:1"}
+    assert again["model"]["theta"] == {"noise": 0.5}
 
 
 def test_sidecar_of_volumes():
