@@ -15,7 +15,8 @@ Each message is one line that names the file (if there is one) and the remedy.
     ├── ModelError (ValueError)         a model folder that is broken or does not fit
     ├── TrainingError (RuntimeError)    training that cannot go on
     ├── OutputError (OSError)           a file or folder that cannot be written
-    └── InUseError (RuntimeError)       something that another run is using
+    ├── InUseError (RuntimeError)       something that another run is using
+    └── JobError (RuntimeError)         a process or batch job that was ended from outside
 """
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "GridMismatchError",
     "ImageError",
     "InUseError",
+    "JobError",
     "L2SError",
     "LabelError",
     "ModelError",
@@ -80,3 +82,7 @@ class OutputError(L2SError, OSError):
 
 class InUseError(L2SError, RuntimeError):
     """Something that another run is using, and that may be free later."""
+
+
+class JobError(L2SError, RuntimeError):
+    """A process or a batch job that was ended from outside, or could not start."""

@@ -19,6 +19,7 @@ from l2s_pydra.bids.provenance import new_run_id
 from l2s_pydra.errors import (
     ConfigError,
     InUseError,
+    JobError,
     L2SError,
     NoImageError,
     OutputError,
@@ -53,6 +54,7 @@ _EXIT_CODES: dict[type[L2SError], int] = {
     NoImageError: EX_NO_IMAGE,
     ConfigError: EX_USAGE,
     TrainingError: EX_FAILED,
+    JobError: EX_FAILED,
     L2SError: EX_DATA,
 }
 

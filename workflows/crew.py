@@ -1,9 +1,7 @@
 """How many trainings run at a time, with how many threads, and on which GPU each."""
 
 import logging
-import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -12,15 +10,14 @@ import attrs
 from l2s_pydra.steps.room import free_host_bytes
 from l2s_pydra.tasks import Resources
 
+from .demand import visible_gpus
 from .learning import conformed_dir
-from .logs import set_up_logging
 from .session import Session
-from .worker import IsolatingWorker, Notify
+from .worker import L2SWorker, Notify
 
-__all__ = ["Crew", "claim_gpu", "visible_gpus"]
+__all__ = ["Crew", "claim_gpus"]
 
 _log = logging.getLogger(__name__)
-_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _held: list[IO[str]] = []
 """Locks of this process; the kernel lets go of them when it ends, however that ends."""
 
@@ -100,12 +97,11 @@ class Crew:
             title=title,
         )
 
-    def worker(self, session: Session, notify: Notify) -> IsolatingWorker:
-        """Worker whose processes see one GPU each, if there are any to divide."""
-        worker = session.worker(self.n_procs, notify)
+    def worker(self, session: Session, notify: Notify) -> L2SWorker:
+        """Worker that gives each training a GPU that no other run has, if there are any."""
         locks = session.options.work_dir / "gpus"
-        worker.prepare = partial(_prepare, session.options.verbosity, locks, self.gpus)
-        return worker
+        gpus = claim_gpus(locks, self.gpus, self.n_procs) if self.gpus else None
+        return session.worker(self.n_procs, notify, gpus=gpus, tasks_per_gpu=1)
 
 
 def _part(count: int, most: int | None) -> int | None:
@@ -113,55 +109,37 @@ def _part(count: int, most: int | None) -> int | None:
     return min(free) // count if free else None
 
 
-def _prepare(verbosity: int, locks: Path, gpus: Sequence[str]) -> None:
-    set_up_logging(verbosity)
-    if gpus:
-        claim_gpu(locks, gpus)
-
-
-def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
-    """List the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.
-
-    Parameters
-    ----------
-    devices : Path
-        Where the driver has its files.
-    """
-    given = os.environ.get(_VARIABLE)
-    if given is None:
-        present = [path for path in devices.glob("nvidia*") if path.name[6:].isdecimal()]
-        return [str(number) for number in range(len(present))]
-    names = [name.strip() for name in given.split(",")]
-    # CUDA ignores what comes after a name that it does not know, such as -1.
-    unknown = next((n for n, name in enumerate(names) if name in ("", "-1")), len(names))
-    return names[:unknown]
-
-
-def claim_gpu(folder: Path, gpus: Sequence[str]) -> str | None:
-    """Make this process see one GPU, which no other process that claims one here sees.
+def claim_gpus(folder: Path, gpus: Sequence[str], count: int) -> tuple[str, ...]:
+    """Choose GPUs that no other process has chosen here, until this one ends.
 
     Parameters
     ----------
     folder : Path
         Where the locks are.
     gpus : sequence of str
-        As :func:`visible_gpus` gives them.
+        As :func:`l2s_pydra.workflows.demand.visible_gpus` gives them.
+    count : int
+        How many at most.
 
     Returns
     -------
-    str or None
-        The GPU; None if all are taken, and nothing was changed.
+    tuple of str
+        The GPUs that were free; all of them if none was.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    claimed: list[str] = []
     for number, gpu in enumerate(gpus):
+        if len(claimed) == count:
+            break
         handle = (folder / f"gpu-{number}.lock").open("w")
         if _lock(handle):
             _held.append(handle)
-            os.environ[_VARIABLE] = gpu
-            return gpu
-        handle.close()
-    _log.warning("every GPU is taken by another training; sharing one")
-    return None
+            claimed.append(gpu)
+        else:
+            handle.close()
+    if not claimed:
+        _log.warning("every GPU is taken by another run; sharing them")
+    return tuple(claimed or gpus)
 
 
 def _lock(handle: IO[str]) -> bool:

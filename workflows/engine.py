@@ -20,7 +20,7 @@ import attrs
 from l2s_pydra import errors
 from l2s_pydra.errors import InUseError, L2SError
 
-from .worker import IsolatingWorker, Submitter
+from .worker import Submitter
 
 __all__ = ["Outcome", "claim", "is_done", "outcome_of", "run"]
 
@@ -108,9 +108,7 @@ def _lock(handle: Any, *, exclusive: bool) -> bool:
     return True
 
 
-def run(
-    workflow: Any, parts: Sequence[Any], cache: Path, worker: IsolatingWorker
-) -> Exception | None:
+def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: Any) -> Exception | None:
     """Run a workflow or a task; read what became of its parts with :func:`outcome_of`.
 
     Parameters
@@ -121,7 +119,7 @@ def run(
         The tasks and workflows inside it, with the inputs they will have in there.
     cache : Path
         Pydra's cache, from :func:`claim`.
-    worker : IsolatingWorker
+    worker : pydra Worker
         Runs the jobs; closed at the end.
 
     Returns

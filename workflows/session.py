@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,19 +17,18 @@ from l2s_pydra.bids.description import describe_dataset
 from l2s_pydra.bids.provenance import run_record, to_toml, versions
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
 
+from .demand import GB_PER_PROCESS, memory_needed_gb, visible_gpus
 from .engine import Outcome
 from .logs import set_up_logging
 from .model_files import ModelFiles
 from .options import Options
-from .worker import IsolatingWorker, Notify
+from .worker import L2SWorker, Notify
 
 __all__ = ["Failure", "Session", "code_version"]
 
 _log = logging.getLogger(__name__)
 _SHELLS = ("bids_examples", "interfaces", "tasks", "workflows")
 """Folders that decide no result."""
-_GB_PER_PROCESS = 4
-"""Memory set aside for a process that segments a head at 1 mm."""
 _GB_WITH_LITTLE_MEMORY = 2
 """The same, with the network held to :data:`~l2s_pydra.workflows.options.LOW_MEMORY_MB`."""
 
@@ -97,12 +95,12 @@ class Session:
             CPU threads of each.
         """
         total, threads = self.options.n_procs, self.options.threads
-        least = _GB_WITH_LITTLE_MEMORY if self.options.low_mem else _GB_PER_PROCESS
-        each_gb = max(least, ceil((max_memory_mb or 0) / 1000) + 1)
+        each_gb = memory_needed_gb(max_memory_mb, least=self._least_gb)
         memory_gb = min(_memory_gb(), (self.options.mem_mb or math.inf) / 1000)
         limits = [jobs, total // (threads or 1), int(memory_gb // each_gb)]
         if self._on_gpu:
-            limits.append(_PROCESSES_PER_GPU)
+            gpus = 1 if ":" in self.options.device else max(1, len(visible_gpus()))
+            limits.append(_PROCESSES_PER_GPU * gpus)
         at_once = max(1, min(limits))
         return at_once, threads or max(1, total // at_once)
 
@@ -118,10 +116,24 @@ class Session:
         there = Path("/dev/nvidiactl").exists()
         return device.startswith("cuda") or (device == "auto" and there)
 
-    def worker(self, n_procs: int, notify: Notify | None = None) -> IsolatingWorker:
-        """Worker for ``n_procs`` jobs at a time."""
-        return IsolatingWorker(
-            n_procs=n_procs,
+    @property
+    def _least_gb(self) -> float:
+        return _GB_WITH_LITTLE_MEMORY if self.options.low_mem else GB_PER_PROCESS
+
+    def worker(
+        self,
+        at_once: int,
+        notify: Notify | None = None,
+        *,
+        gpus: Sequence[str] | None = None,
+        tasks_per_gpu: int = _PROCESSES_PER_GPU,
+    ) -> L2SWorker:
+        """Worker for so many tasks at a time, by default on all GPUs that there are."""
+        return L2SWorker(
+            n_procs=self.options.n_procs,
+            gpus=() if self.options.device == "cpu" else gpus,
+            tasks_per_gpu=tasks_per_gpu,
+            max_tasks=at_once,
             stop_on_first_error=self.options.stop_on_first_crash,
             prepare=partial(set_up_logging, self.options.verbosity),
             notify=notify,

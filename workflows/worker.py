@@ -1,9 +1,10 @@
-"""A Pydra worker that keeps one job's trouble from the others.
+"""A Pydra worker that gives each task its CPUs, memory and GPU, and keeps its trouble from others.
 
-Pydra's own ``cf`` worker forks a pool: a parent that has used OpenMP threads makes its children hang,
-one child that is killed (out of memory, say) breaks the pool for every other job, and a parent that
-is killed leaves the children behind. Here each slot is a process of its own, started by a fork
-server, replaced when it dies, and gone when the parent is.
+Pydra's own ``cf`` worker counts processes only, and forks them: a parent that has used OpenMP
+threads makes its children hang, one child that is killed (out of memory, say) breaks the pool for
+every other job, and a parent that is killed leaves the children behind. Here a task starts when
+what it needs is free, in a process of its own that a fork server starts, that is replaced when it
+dies, and that is gone when the parent is.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -26,99 +27,193 @@ import cloudpickle
 from pydra.engine.submitter import Submitter
 from pydra.workers.base import Worker
 
-__all__ = ["IsolatingWorker", "Submitter"]
+from l2s_pydra.errors import JobError
+
+from .demand import demand_of, fitted, visible_gpus
+from .ledger import Ledger
+
+__all__ = ["L2SWorker", "Submitter"]
 
 Prepare = Callable[[], None]
 Notify = Callable[[Any, float, Exception | None], None]
 
 
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus(given: int | Sequence[str] | None) -> tuple[str, ...]:
+    if given is None or isinstance(given, int):
+        there = visible_gpus()
+        return tuple(there if given is None else there[:given])
+    return tuple(str(name) for name in given)
+
+
+@attrs.define
+class _Process:
+    """A process that runs one job at a time."""
+
+    pool: ProcessPoolExecutor
+    gpus: tuple[str, ...]
+    process: Any = None
+
+    def end(self) -> None:
+        # Without this, a shutdown waits for the job that is running, an hour of training perhaps.
+        for process in list((self.pool._processes or {}).values()):
+            process.terminate()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
 @attrs.define(kw_only=True)
-class IsolatingWorker(Worker):  # type: ignore[misc]
-    """Runs each job in one of ``n_procs`` processes that do not depend on one another."""
+class L2SWorker(Worker):  # type: ignore[misc]
+    """Runs tasks on this computer, within its CPUs, memory and GPUs.
+
+    A task of ours says what it needs by its input ``resources``; any other one counts as one CPU.
+    One that needs more than there is gets all there is.
+
+    Parameters
+    ----------
+    n_procs : int
+        CPUs in all; by default those that this process may use.
+    memory_gb : float, optional
+        Memory in all, GB; no limit by default.
+    gpus : int or sequence of str, optional
+        How many GPUs, or which, as ``CUDA_VISIBLE_DEVICES`` names them; by default those that this
+        process may use. A task with a GPU sees that one only.
+    tasks_per_gpu : int
+        Tasks that may share a GPU.
+    max_tasks : int, optional
+        Tasks that run at a time, whatever they need; no limit by default.
+    stop_on_first_error : bool
+        Start no task after one has failed.
+    prepare : callable, optional
+        Called once in each new process; an importable function.
+    notify : callable, optional
+        Called here after each task with the task, its seconds and its error or ``None``.
+
+    Examples
+    --------
+    >>> with Submitter(worker=L2SWorker(n_procs=8, memory_gb=32, gpus=0)) as submitter:
+    ...     submitter.worker.n_procs
+    8
+    """
 
     _plugin_name = "l2s"
 
-    n_procs: int = 1
-    """Number of jobs that run at a time."""
+    n_procs: int = attrs.field(factory=_cpus)
+    memory_gb: float | None = None
+    gpus: tuple[str, ...] = attrs.field(default=None, converter=_gpus)
+    tasks_per_gpu: int = 1
+    max_tasks: int | None = None
     stop_on_first_error: bool = False
-    """Start no job after one has failed."""
     prepare: Prepare | None = attrs.field(default=None, eq=False, repr=False)
-    """Called once in each new process; an importable function."""
     notify: Notify | None = attrs.field(default=None, eq=False, repr=False)
-    """Called in the parent after each job with its task, its seconds and its error or ``None``."""
-    _slots: "asyncio.Queue[ProcessPoolExecutor | None] | None" = attrs.field(
-        default=None, init=False, eq=False, repr=False
-    )
-    _pools: list[ProcessPoolExecutor] = attrs.field(factory=list, init=False, eq=False, repr=False)
+    _ledger: Ledger | None = attrs.field(default=None, init=False, eq=False, repr=False)
+    _idle: list[_Process] = attrs.field(factory=list, init=False, eq=False, repr=False)
+    _busy: list[_Process] = attrs.field(factory=list, init=False, eq=False, repr=False)
     _failed: bool = attrs.field(default=False, init=False, eq=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what lives in the parent; a child submits no job."""
-        return {**super().__getstate__(), "_slots": None, "_pools": [], "notify": None}
+        kept = {"_ledger": None, "_idle": [], "_busy": [], "notify": None}
+        return {**super().__getstate__(), **kept}
 
     async def run(self, job: Any, rerun: bool = False) -> None:
-        """Run a job in the next free process.
+        """Run a job as soon as what it needs is free.
 
         Raises
         ------
-        RuntimeError
+        JobError
             If the process died, or an earlier job failed and ``stop_on_first_error`` is set.
         """
-        if self._slots is None:
-            self._slots = asyncio.Queue()
-            for _ in range(self.n_procs):
-                self._slots.put_nowait(None)
-        pool = await self._slots.get()
+        if self._ledger is None:
+            self._ledger = Ledger(
+                self.n_procs, self.memory_gb, self.gpus, self.tasks_per_gpu, self.max_tasks
+            )
+        demand = self._ledger.capped(demand_of(job.task, auto_gpus=bool(self.gpus)))
+        gpus = await self._ledger.take(demand)
         started = time.monotonic()
         try:
-            if self._failed and self.stop_on_first_error:
-                raise RuntimeError("not started, because an earlier job failed")
-            pool = pool or self._open()
-            await self.loop.run_in_executor(pool, _run, cloudpickle.dumps(job), rerun)
-        except BrokenProcessPool:
-            self._close(pool)
-            pool = None
-            error = RuntimeError(
-                "the process was killed, most likely because memory ran out; "
-                "run fewer at a time (--nprocs) or give more memory"
-            )
-            self._report(job, started, error)
-            raise error from None
+            await self._run_in_process(fitted(job, demand), rerun, gpus)
         except Exception as error:
             self._report(job, started, error)
             raise
         finally:
-            self._slots.put_nowait(pool)
+            if self._ledger is not None:
+                self._ledger.give(demand, gpus)
         self._report(job, started, None)
+
+    async def _run_in_process(self, job: Any, rerun: bool, gpus: tuple[str, ...]) -> None:
+        if self._failed and self.stop_on_first_error:
+            raise JobError("not started, because an earlier job failed")
+        process = self._take(gpus)
+        try:
+            future = process.pool.submit(_run, cloudpickle.dumps(job), rerun)
+            process.process = next(iter((process.pool._processes or {}).values()), None)
+            await asyncio.wrap_future(future, loop=self.loop)
+        except BrokenProcessPool:
+            self._busy.remove(process)
+            process.end()
+            raise JobError(_how_it_died(process.process)) from None
+        except BaseException as error:
+            self._busy.remove(process)
+            if isinstance(error, Exception):
+                self._idle.append(process)
+            else:
+                process.end()
+            raise
+        self._busy.remove(process)
+        self._idle.append(process)
+
+    def _take(self, gpus: tuple[str, ...]) -> _Process:
+        """Take an idle process that sees these GPUs, or start one; CUDA cannot change its view."""
+        process = next((one for one in self._idle if one.gpus == gpus), None)
+        if process is not None:
+            self._idle.remove(process)
+        else:
+            if self._idle and len(self._idle) + len(self._busy) >= self.n_procs:
+                self._idle.pop(0).end()
+            process = self._start(gpus)
+        self._busy.append(process)
+        return process
+
+    def _start(self, gpus: tuple[str, ...]) -> _Process:
+        pool = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("forkserver"),
+            initializer=_start,
+            initargs=(self.prepare, gpus),
+        )
+        return _Process(pool, gpus)
 
     def _report(self, job: Any, started: float, error: Exception | None) -> None:
         self._failed = self._failed or error is not None
         if self.notify is not None:
             self.notify(job.task, time.monotonic() - started, error)
 
-    def _open(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("forkserver"),
-            initializer=_start,
-            initargs=(self.prepare,),
-        )
-        self._pools.append(pool)
-        return pool
-
-    def _close(self, pool: ProcessPoolExecutor | None) -> None:
-        if pool is None:
-            return
-        # Without this, a shutdown waits for the job that is running, an hour of training perhaps.
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        self._pools.remove(pool)
-
     def close(self) -> None:
         """End all processes, also those that still work."""
-        for pool in list(self._pools):
-            self._close(pool)
+        for process in (*self._idle, *self._busy):
+            process.end()
+        self._idle.clear()
+        self._ledger = None
+
+
+def _how_it_died(process: Any) -> str:
+    """Say how a process ended that was not to end."""
+    code = None
+    if process is not None:
+        process.join(5)
+        code = process.exitcode
+    advice = "run fewer tasks at a time (--nprocs) or give more memory"
+    if code == -signal.SIGKILL:
+        return f"the process was killed (SIGKILL), most likely because memory ran out; {advice}"
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"the process was ended by {name}; if memory was short, {advice}"
+    return f"the process ended by itself (exit code {code}); if memory was short, {advice}"
 
 
 def _run(pickled: bytes, rerun: bool) -> None:
@@ -126,11 +221,13 @@ def _run(pickled: bytes, rerun: bool) -> None:
     cloudpickle.loads(pickled).run(rerun=rerun)
 
 
-def _start(prepare: Prepare | None) -> None:
+def _start(prepare: Prepare | None, gpus: Sequence[str]) -> None:
     """Set up a new process."""
     # The parent handles Ctrl-C: an interrupted child would store an empty result as a good one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     if prepare is not None:
         prepare()
 

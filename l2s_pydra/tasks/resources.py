@@ -35,6 +35,8 @@ class Resources:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
     threads: int | None = attrs.field(default=None, validator=at_least(1))
     """CPU threads; ``None`` leaves PyTorch's default."""
+    memory_gb: float | None = attrs.field(default=None, validator=at_least(0.001))
+    """Memory that a worker sets aside for the task, GB; ``None`` leaves it to the worker."""
     max_memory_mb: float | None = attrs.field(default=None, validator=at_least(1))
     """Memory that a network may take to segment, MB; tiles become as small as that asks for."""
     processes: int = attrs.field(default=1, validator=at_least(1))

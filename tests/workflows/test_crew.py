@@ -4,7 +4,8 @@ import multiprocessing
 
 import pytest
 
-from l2s_pydra.workflows.crew import Crew, claim_gpu, visible_gpus
+from l2s_pydra.workflows.crew import Crew, claim_gpus
+from l2s_pydra.workflows.demand import visible_gpus
 from l2s_pydra.workflows.options import Options
 from l2s_pydra.workflows.session import Session
 
@@ -91,18 +92,19 @@ def test_gpus_are_those_of_the_driver(monkeypatch, tmp_path):
 
 
 def claim(folder, gpus, claimed, release):
-    claimed.put(claim_gpu(folder, gpus))
+    claimed.put(claim_gpus(folder, gpus, 1))
     release.wait()
 
 
-def test_no_two_processes_see_the_same_gpu(tmp_path):
+def test_no_two_runs_choose_the_same_gpu(tmp_path):
     context = multiprocessing.get_context("spawn")
     claimed, release = context.Queue(), context.Event()
     arguments = (tmp_path, ["a", "b"], claimed, release)
     processes = [context.Process(target=claim, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
-    assert sorted(str(claimed.get(timeout=60)) for _ in processes) == ["None", "a", "b"]
+    found = sorted(claimed.get(timeout=60) for _ in processes)
+    assert found == [("a",), ("a", "b"), ("b",)]  # the last one shares them
     release.set()
     for process in processes:
         process.join(timeout=60)
@@ -110,11 +112,13 @@ def test_no_two_processes_see_the_same_gpu(tmp_path):
     again = context.Process(target=claim, args=arguments)
     again.start()
     again.join(timeout=60)
-    assert claimed.get(timeout=60) == "a"
+    assert claimed.get(timeout=60) == ("a",)
 
 
-def test_workers_claim_in_the_working_directory(crew, gpus, tmp_path):
+def test_trainings_have_the_gpus_that_are_free(crew, gpus, tmp_path):
     found, session = crew(2, n_procs=2)
     worker = found.worker(session, lambda task, seconds, error: None)
-    assert worker.n_procs == 2
-    assert worker.prepare.args[1:] == (tmp_path / "work_dir" / "gpus", ("4", "GPU-b"))
+    assert (worker.max_tasks, worker.gpus, worker.tasks_per_gpu) == (2, ("4", "GPU-b"), 1)
+    assert (tmp_path / "work_dir" / "gpus").is_dir()
+    cpu, session = crew(2, n_procs=2, device="cpu")
+    assert cpu.worker(session, lambda task, seconds, error: None).gpus == ()

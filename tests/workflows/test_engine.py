@@ -10,7 +10,7 @@ import pytest
 
 from l2s_pydra.errors import InUseError
 from l2s_pydra.workflows.engine import Outcome, claim, is_done, outcome_of, run
-from l2s_pydra.workflows.worker import IsolatingWorker
+from l2s_pydra.workflows.worker import L2SWorker
 
 TASKS = """
     import os, time
@@ -60,7 +60,7 @@ def work(tasks, tmp_path):
             v: [kind(value=v, folder=folder) for kind in (tasks.Work, tasks.One)] for v in values
         }
         with claim(tmp_path / "work") as cache:
-            worker = IsolatingWorker(n_procs=n_procs, **options)
+            worker = L2SWorker(n_procs=n_procs, **options)
             parts = [part for pair in both.values() for part in pair]
             run(tasks.Many(values=values, folder=folder), parts, cache, worker)
             return {value: outcome_of(pair, cache) for value, pair in both.items()}
@@ -103,7 +103,7 @@ def test_stop_on_first_error(work, tmp_path):
 def test_processes_end_with_the_worker(tasks, tmp_path):
     """Closing does not wait for what is still running."""
     with claim(tmp_path / "work") as cache:
-        worker = IsolatingWorker(n_procs=1, notify=None)
+        worker = L2SWorker(n_procs=1, notify=None)
         task = tasks.One(value=5, folder=str(tmp_path))
 
         def interrupt(*_):
