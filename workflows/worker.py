@@ -117,7 +117,7 @@ class L2SWorker(Worker):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what lives in the parent; a child submits no job."""
-        kept = {"_ledger": None, "_idle": [], "_busy": [], "notify": None}
+        kept: dict[str, Any] = {"_ledger": None, "_idle": [], "_busy": [], "notify": None}
         return {**super().__getstate__(), **kept}
 
     async def run(self, job: Any, rerun: bool = False) -> None:
