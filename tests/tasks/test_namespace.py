@@ -1,4 +1,4 @@
-"""``pydra.tasks.l2s``, as installed: from a wheel and from an editable folder."""
+"""``pydra.tasks.l2s`` and our workers' names, as installed: from a wheel and from an editable folder."""
 
 import importlib.util
 import os
@@ -20,6 +20,9 @@ print(*sorted(l2s.__all__))
 print(l2s.Segment.__module__)
 print(pydra.tasks.__file__)
 import pydra.tasks.common
+import pydra.engine.submitter
+from pydra.workers.base import Worker
+print(*sorted(Worker.available_plugins()))
 """
 
 
@@ -33,7 +36,7 @@ def pip(*arguments):
 def sources(tmp_path):
     """Copy of the sources, as building leaves files beside them."""
     copy = tmp_path / "sources"
-    kept = ("l2s_pydra", "workflows", "bids_examples", "pydra_tasks")
+    kept = ("l2s_pydra", "workflows", "bids_examples", "pydra_tasks", "pydra_workers")
     for name in kept:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -60,7 +63,7 @@ def seen_from(folder):
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("pip"), reason="builds with pip")
 @pytest.mark.parametrize("how", ["wheel", "editable"])
-def test_installed_as_pydra_tasks(sources, tmp_path, how):
+def test_pydra_finds_what_is_installed(sources, tmp_path, how):
     target = tmp_path / "site"
     if how == "wheel":
         pip("wheel", "--wheel-dir", str(tmp_path), str(sources))
@@ -70,8 +73,10 @@ def test_installed_as_pydra_tasks(sources, tmp_path, how):
         assert not inside & {"pydra/__init__.py", "pydra/tasks/__init__.py"}
     else:
         pip("install", "--target", str(target), "--editable", str(sources))
-    file, names, module, namespace = seen_from(target)
+    file, names, module, namespace, workers = seen_from(target)
     assert Path(file).is_relative_to(target if how == "wheel" else sources)
     assert names.split() == sorted(tasks.__all__)
     assert module == "l2s_pydra.tasks.segment"
     assert namespace == "None"
+    ours = {path.stem for path in (ROOT / "pydra_workers").glob("*.py")}
+    assert set(workers.split()) == {"cf", "debug", "sge", "slurm"} | ours
