@@ -130,7 +130,7 @@ def _version(changes: Path) -> str | None:
 
 
 def _kept(before: object, now: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Sources of earlier runs that this one does not name."""
+    """Return sources of earlier runs that are not named now."""
     places = {source.get("DOI", source.get("URL")) for source in now}
     rows = [row for row in before if isinstance(row, dict)] if isinstance(before, list) else []
     return [row for row in rows if row.get("DOI", row.get("URL")) not in places]
