@@ -12,6 +12,7 @@ import attrs
 from attrs import validators
 
 from .errors import ConfigError
+from .jsonfiles import read_json
 from .values import count, level_pair, positive, positive_or_none, prior_table, share, sides
 
 __all__ = [
@@ -137,13 +138,13 @@ class SegmenterConfig:
 
     ndim: int = attrs.field(default=3, validator=validators.in_((2, 3)))
     """2 or 3."""
-    width: int = attrs.field(default=16, validator=count)
+    width: int = attrs.field(default=16, validator=[count, validators.le(4096)])
     """Channels of the first level; doubled at each level."""
-    depth: int = attrs.field(default=4, validator=count)
+    depth: int = attrs.field(default=4, validator=[count, validators.le(10)])
     """Number of levels."""
-    max_width: int = attrs.field(default=384, validator=count)
+    max_width: int = attrs.field(default=384, validator=[count, validators.le(65536)])
     """Channels never exceed this."""
-    convolutions: int = attrs.field(default=2, validator=count)
+    convolutions: int = attrs.field(default=2, validator=[count, validators.le(16)])
     """Convolutions per level on each side."""
     activation: str = attrs.field(default="elu", validator=validators.in_(("elu", "gelu", "relu")))
     """Nonlinearity (the paper: ELU)."""
@@ -340,7 +341,7 @@ class LearnConfig:
             If the file is unreadable, or a setting is unknown or out of range.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = read_json(path)
             return cls.from_dict(values)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be used as a configuration ({error})") from error

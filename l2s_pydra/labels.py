@@ -25,6 +25,8 @@ _SIDE = re.compile(
 _SIDES = {"left": "left", "lh": "left", "l": "left", "right": "right", "rh": "right", "r": "right"}
 _EMPTY = {"", "n/a"}
 _MOST_VALUES = 2**20
+_LONGEST_NAME = 200
+_MOST_BYTES = 16 * 2**20
 
 
 def _split_side(name: str) -> tuple[str | None, str]:
@@ -45,15 +47,24 @@ def _split_side(name: str) -> tuple[str | None, str]:
     return _SIDES[side.lower()], rest or name
 
 
+def _printable(_: object, field: "attrs.Attribute[str | None]", value: str | None) -> None:
+    """Names appear in tables, file names of figures, pages and on terminals."""
+    if value is not None and (len(value) > _LONGEST_NAME or not value.isprintable()):
+        raise LabelError(
+            f"{field.name} {value[:40]!r} of a label has control characters or more than "
+            f"{_LONGEST_NAME} characters; rename it"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class Label:
     """One row of a ``dseg.tsv``."""
 
     index: int = attrs.field(converter=int)
     """Value in the image."""
-    name: str
+    name: str = attrs.field(validator=_printable)
     """Name of the structure."""
-    abbreviation: str | None = None
+    abbreviation: str | None = attrs.field(default=None, validator=_printable)
     """Short name, unique in the table."""
     color: str | None = None
     """``#rrggbb``."""
@@ -61,7 +72,7 @@ class Label:
     """Index of the corresponding label in another scheme."""
     side: str | None = None
     """``left``, ``right`` or ``midline``."""
-    group: str | None = None
+    group: str | None = attrs.field(default=None, validator=_printable)
     """Labels of one group share their intensity distribution in synthesis."""
 
     @property
@@ -348,6 +359,10 @@ def read_mapping(path: str | Path) -> dict[int, int]:
 
 def _read_rows(path: str | Path, required: tuple[str, ...]) -> list[dict[str, str]]:
     try:
+        if Path(path).stat().st_size > _MOST_BYTES:
+            raise LabelError(
+                f"{path}: is larger than {_MOST_BYTES >> 20} MiB; give a label table, a BIDS dseg.tsv"
+            )
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t")
             rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]

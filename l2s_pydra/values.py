@@ -1,10 +1,13 @@
 """What values settings may have: converters and validators of attrs fields."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import validators
 
 __all__ = [
+    "check_names",
     "count",
     "level_pair",
     "pair",
@@ -105,3 +108,25 @@ def sides(value: Any) -> tuple[int, ...] | None:
     if len(found) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in found):
         raise ValueError(f"a crop is given as 2 or 3 whole numbers above 0, not as {value}")
     return found
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Check what names files: the name of a model, and that of its set of labels.
+
+    Parameters
+    ----------
+    config : mapping
+        Contents of the ``config.json`` of a model.
+
+    Raises
+    ------
+    ValueError
+        If one could lead out of a folder, or cannot be part of a file name of BIDS.
+    """
+    for key, pattern, words in (
+        ("name", r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}", "letters, digits, '-', '_' and '.'"),
+        ("segmentation", r"[a-zA-Z0-9+]{1,99}", "letters and digits"),
+    ):
+        value = config[key]
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{key} {str(value)[:100]!r} is not made of {words} only")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from l2s_pydra.config import LearnConfig, preset
+from l2s_pydra.jsonfiles import read_json
 
 from .argument_types import UsageError, absolute
 
@@ -90,13 +91,13 @@ def _setting(text: str, config: LearnConfig) -> tuple[str, Any]:
         return key, _json_of(absolute(value[1:]), text)
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
     return key, parsed
 
 
 def _json_of(path: Path, text: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"--set {text}: {path} cannot be read as JSON ({error})") from error

@@ -1,7 +1,6 @@
 """Model folders, as the orchestration sees them: files, not networks."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import attrs
 
 from l2s_pydra.bids.uses import model_facts
 from l2s_pydra.errors import ModelError
+from l2s_pydra.jsonfiles import read_json
+from l2s_pydra.values import check_names
 
 __all__ = ["ModelFiles", "find_model"]
 
@@ -40,9 +41,10 @@ class ModelFiles:
                     "give a folder that the level learn wrote"
                 )
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / "config.json")
             if not isinstance(config, dict) or {"name", "segmentation"} - set(config):
                 raise ValueError("no name and segmentation in it")
+            check_names(config)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{folder / 'config.json'}: cannot be read ({error}); copy the model again"

@@ -1,7 +1,6 @@
 """The files that describe a derivative data set as a whole."""
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .. import __version__
+from ..jsonfiles import read_json
 from .derivatives import desc_label, write_json, write_text
 from .methods import write_methods
 
@@ -241,7 +241,6 @@ def _existing_descriptions(table: Path) -> dict[str, str]:
 
 def _read_description(bids_dir: str | Path) -> dict[str, Any]:
     try:
-        text = (Path(bids_dir) / "dataset_description.json").read_text(encoding="utf-8")
-        return dict(json.loads(text))
+        return dict(read_json(Path(bids_dir) / "dataset_description.json"))
     except (OSError, ValueError, TypeError):
         return {}  # it adds a name and a licence; what is derived can be described without

@@ -53,6 +53,7 @@ key in a file name, in the order of the BIDS schema (``rules/entities.yaml``).""
 _NAMES = {key: name for name, key in ENTITIES.items()}
 _RANK = {name: rank for rank, name in enumerate(ENTITIES)}
 _LABEL = re.compile(r"[a-zA-Z0-9+]+")
+_KEY = re.compile(r"[a-zA-Z0-9_]+")
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +123,7 @@ def join_entities(entities: Mapping[str, str]) -> str:
     Raises
     ------
     DatasetError
-        If a value is not alphanumeric.
+        If a key or a value is not alphanumeric.
 
     Examples
     --------
@@ -132,6 +133,8 @@ def join_entities(entities: Mapping[str, str]) -> str:
     last = len(_RANK) - 1
     names = sorted(entities, key=lambda name: (_RANK.get(name, last - 0.5), name))
     for name in names:
+        if not _KEY.fullmatch(name):
+            raise DatasetError(f"{name[:60]!r} cannot be an entity; BIDS keys are made of letters")
         if not _LABEL.fullmatch(entities[name]):
             raise DatasetError(
                 f"{entities[name]!r} cannot be the {name} of a file name; "

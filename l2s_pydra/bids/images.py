@@ -1,6 +1,5 @@
 """Images of a BIDS data set."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, NoImageError
+from ..jsonfiles import read_json
 from .entities import ImageRecord
 from .layout import IMAGE_EXTENSIONS, dataset_root, get_paths, open_layout, to_records
 
@@ -90,7 +90,7 @@ def read_filters(path: str | Path) -> dict[str, dict[str, Any]]:
         If the file cannot be read or has another form.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path}: cannot be used as a filter file ({error}); "

@@ -1,6 +1,5 @@
 """Index of the images in a BIDS data set, made by pybids."""
 
-import json
 import logging
 import re
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..jsonfiles import read_json
 from .entities import ENTITIES, ImageRecord
 
 __all__ = [
@@ -43,7 +43,7 @@ def dataset_root(bids_dir: str | Path) -> Path:
             'or add the file ({"Name": ..., "BIDSVersion": "1.11.1"})'
         )
     try:
-        json.loads(description.read_text(encoding="utf-8"))
+        read_json(description)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{description}: cannot be read ({error}); correct the JSON") from error
     return root

@@ -5,13 +5,14 @@ it, not from the run that happens to be the last.
 """
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+
+from ..jsonfiles import read_json
 
 __all__ = ["Use", "find_uses", "model_facts", "models_of"]
 
@@ -83,7 +84,7 @@ def _sidecars(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Sidecars of segmentations on the grids of their images."""
     for pattern in ("sub-*/anat/*_dseg.json", "sub-*/ses-*/anat/*_dseg.json"):
         for path in sorted(root.glob(pattern)):
-            values = read_json(path)
+            values = _read(path)
             # On the grid of the network, the same segmentation once more.
             if "the grid that the model works on" not in str(values.get("Resolution", "")):
                 yield path, values
@@ -128,7 +129,7 @@ def model_facts(folder: str | Path, sha256: str) -> dict[str, Any]:
         the numbers of ``participants`` and ``images``.
     """
     folder = Path(folder)
-    return {**read_json(folder / "config.json"), "sha256": sha256, "roles": _roles(folder)}
+    return {**_read(folder / "config.json"), "sha256": sha256, "roles": _roles(folder)}
 
 
 def models_of(output_dir: str | Path, uses: Iterable[Use]) -> list[dict[str, Any]]:
@@ -161,10 +162,10 @@ def _roles(folder: Path) -> dict[str, dict[str, int]]:
     }
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """Read a JSON object; what cannot be read is empty."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path)
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -8,16 +8,18 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..config import LearnConfig
 from ..errors import L2SError, ModelError
+from ..jsonfiles import read_json
 from ..labels import LabelScheme
+from ..values import check_names
 from .inference import predict
 from .posterior import Posterior
 from .segmenter import Segmenter
+from .weights import read_weights
 
 __all__ = ["Model"]
 
@@ -88,25 +90,31 @@ class Model:
                     "and labels.tsv: copy it whole, or learn the model again"
                 )
         try:
-            values = json.loads(Path(config).read_text(encoding="utf-8"))
+            values = read_json(config)
             missing = [key for key in _REQUIRED if key not in values]
             if missing:
                 raise ModelError(f"lacks {missing[0]!r}")
+            check_names(values)
             learn = LearnConfig.from_dict(values["learn"])
             scheme = LabelScheme.read(labels)
-        except (L2SError, ValueError, KeyError, TypeError) as error:
+        except (L2SError, ValueError, KeyError, TypeError, OSError) as error:
             raise ModelError(
                 f"{config}: does not describe a model ({error}); learn the model again"
             ) from error
-        segmenter = Segmenter(learn.segmenter, len(scheme))
+        with torch.device("meta"):  # shapes, without the memory
+            shapes = {
+                name: tuple(value.shape)
+                for name, value in Segmenter(learn.segmenter, len(scheme)).state_dict().items()
+            }
         try:
-            segmenter.load_state_dict(load_file(weights))
-        except (RuntimeError, SafetensorError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            state = read_weights(weights, shapes)
+        except (ValueError, OSError) as error:
             raise ModelError(
-                f"{weights}: the weights do not fit {config} and {labels} ({reason}); "
+                f"{weights}: the weights do not fit {config} and {labels} ({error}); "
                 "the files are of different models or damaged: copy the folder again"
             ) from error
+        segmenter = Segmenter(learn.segmenter, len(scheme))
+        segmenter.load_state_dict(state)
         return cls(segmenter=segmenter, scheme=scheme, config=values, sha256=_sha256(weights))
 
     def predict(

@@ -1,6 +1,5 @@
 """What an earlier model wrote for an image, beside the outputs of a later one."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import attrs
 
 from ..bids.derivatives import derivative_path
 from ..errors import DatasetError
+from ..jsonfiles import read_json
 from .outputs import IMAGE_OUTPUTS, ImageOutput
 
 __all__ = ["remove_leftovers"]
@@ -95,7 +95,7 @@ def _sidecars(
 
 def _read(sidecar: Path) -> dict[str, Any]:
     try:
-        values = json.loads(sidecar.read_text(encoding="utf-8"))
+        values = read_json(sidecar)
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
