@@ -11,8 +11,9 @@ from typing import Any
 
 from l2s_pydra.errors import ConfigError
 
+from .exit_codes import ExitCode
+
 __all__ = [
-    "EX_USAGE",
     "Collect",
     "Flatten",
     "NameData",
@@ -29,8 +30,6 @@ __all__ = [
     "resolution",
 ]
 
-EX_USAGE = 64
-"""Exit code of wrong usage in the BIDS execution specification."""
 _LABEL = re.compile(r"[a-zA-Z0-9+]+")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _RESERVED = ("raw", "models")
@@ -43,7 +42,7 @@ _LEAST_MB = 500
 class UsageError(ConfigError):
     """The command line cannot be understood."""
 
-    def __init__(self, message: str, code: int = EX_USAGE) -> None:
+    def __init__(self, message: str, code: int = ExitCode.USAGE) -> None:
         super().__init__(message)
         self.code = code
 

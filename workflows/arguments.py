@@ -16,6 +16,7 @@ from .argument_types import UsageError, absolute
 from .arguments_data import add_places, add_selection
 from .arguments_learning import add_comparing, add_learning
 from .arguments_running import add_resources, add_running, add_segmenting
+from .exit_codes import in_words
 from .options import LEVELS
 
 __all__ = ["EPILOG", "build_demo_parser", "build_parser", "option_strings", "typed"]
@@ -33,12 +34,8 @@ Levels, in one call or in several:
   participant  segment every image
   group        tables of volumes and, with references, of overlap
 """
-EPILOG = """\
-exit codes: 0 success; 1 an image or the training failed (see the log); 16 the
-data set is not valid BIDS; 17 unknown level; 18 the filters select no image;
-64 wrong usage; 65 wrong input data; 66 no input data; 70 a fault of the
-software; 73 the output folder cannot be made; 74 a file cannot be written;
-75 the working directory is in use
+EPILOG = f"""\
+{in_words()}
 
 example: l2s-pydra --demo demo_output
 """

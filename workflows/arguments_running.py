@@ -6,6 +6,8 @@ that it sets.
 
 import argparse
 import os
+import sys
+from typing import Any
 
 from .argument_types import Collect, device, existing_file, memory_mb, positive, resolution
 
@@ -149,6 +151,29 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--notrack", action="store_true", help="accepted for habit's sake: nothing is ever tracked"
     )
+    group.add_argument(
+        "--bids-exec-spec",
+        nargs=0,
+        action=_Describe,
+        default=argparse.SUPPRESS,
+        help="print the Boutiques descriptor of this command line, and exit",
+    )
+
+
+class _Describe(argparse.Action):
+    """Print the descriptor of the command line, and end."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        from .boutiques import to_json
+
+        sys.stdout.write(to_json(parser))
+        parser.exit()
 
 
 def _cpus() -> int:

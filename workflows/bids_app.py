@@ -26,6 +26,7 @@ from l2s_pydra.errors import (
     TrainingError,
 )
 
+from .exit_codes import ExitCode
 from .logs import set_up_logging
 from .options import Options
 from .validation import InvalidBidsError, validate
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
-EX_FAILED, EX_INVALID_BIDS, EX_NO_IMAGE, EX_USAGE, EX_DATA = 1, 16, 18, 64, 65
-EX_SOFTWARE, EX_CANNOT_CREATE, EX_IO, EX_TEMPORARY = 70, 73, 74, 75
-"""Exit codes of the BIDS execution specification, which has these from ``sysexits.h``."""
 
 
 class _NoPlaceError(OutputError):
@@ -47,15 +45,15 @@ class _NoPlaceError(OutputError):
 
 
 _EXIT_CODES: dict[type[L2SError], int] = {
-    InvalidBidsError: EX_INVALID_BIDS,
-    _NoPlaceError: EX_CANNOT_CREATE,
-    OutputError: EX_IO,
-    InUseError: EX_TEMPORARY,
-    NoImageError: EX_NO_IMAGE,
-    ConfigError: EX_USAGE,
-    TrainingError: EX_FAILED,
-    JobError: EX_FAILED,
-    L2SError: EX_DATA,
+    InvalidBidsError: ExitCode.INVALID_BIDS,
+    _NoPlaceError: ExitCode.CANNOT_CREATE,
+    OutputError: ExitCode.IO,
+    InUseError: ExitCode.TEMPORARY,
+    NoImageError: ExitCode.NO_IMAGE,
+    ConfigError: ExitCode.USAGE,
+    TrainingError: ExitCode.FAILED,
+    JobError: ExitCode.FAILED,
+    L2SError: ExitCode.DATA,
 }
 
 
@@ -92,7 +90,7 @@ def run(options: Options) -> int:
         return 128 + signal.SIGINT
     except OSError as error:
         _log.error("%s", error, exc_info=options.verbosity > 0)
-        return EX_IO
+        return ExitCode.IO
 
 
 def _run_levels(options: Options) -> int:
@@ -117,7 +115,7 @@ def _run_levels(options: Options) -> int:
             outcome = Outcome(traceback=traceback.format_exc())
             session.fail(Failure(name="run", file="l2s-pydra", outcome=outcome))
             session.publish()
-            return EX_SOFTWARE
+            return ExitCode.SOFTWARE
         finally:
             if not options.debug:
                 shutil.rmtree(stage, ignore_errors=True)
@@ -165,7 +163,7 @@ def _levels(session: "Session") -> int:
         failures += group(session, model, failures)
     for page in _pages(options, model):
         _log.info("to look at: %s", page)
-    return EX_FAILED if failures else 0
+    return ExitCode.FAILED if failures else 0
 
 
 def _pages(options: Options, model: "ModelFiles | None") -> list[Path]:
@@ -182,7 +180,7 @@ def _pages(options: Options, model: "ModelFiles | None") -> list[Path]:
 def _exit_code(kind: type[Exception] | None) -> int:
     """Exit code of an error; that of a failure unless the user can mend it."""
     codes = (code for ours, code in _EXIT_CODES.items() if kind and issubclass(kind, ours))
-    return next(codes, EX_FAILED)
+    return next(codes, ExitCode.FAILED)
 
 
 def _set_up_processes(options: Options) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from .argument_types import UsageError, absolute
+from .exit_codes import ExitCode
 from .options import LEVELS
 
 __all__ = [
-    "EX_NO_INPUT",
-    "EX_UNKNOWN_LEVEL",
     "check_comparison",
     "check_places",
     "levels",
@@ -17,8 +16,6 @@ __all__ = [
     "resolve_data",
 ]
 
-EX_UNKNOWN_LEVEL, EX_NO_INPUT = 17, 66
-"""Exit codes of the BIDS execution specification."""
 _NAMED = {
     "real_labels": "--real-labels",
     "label_maps": "--label-maps",
@@ -37,7 +34,7 @@ def levels(values: Mapping[str, Any]) -> tuple[str, ...]:
     for level in values["level"]:
         if level not in LEVELS:
             raise UsageError(
-                f"unknown level {level!r}; available: {', '.join(LEVELS)}", EX_UNKNOWN_LEVEL
+                f"unknown level {level!r}; available: {', '.join(LEVELS)}", ExitCode.UNKNOWN_LEVEL
             )
     if "learn" in values["level"] and values["real_labels"] is None:
         raise UsageError("learning needs manual labels; give their folder by --real-labels")
@@ -114,11 +111,11 @@ def check_places(bids_dir: Path, output_dir: Path, work_dir: Path) -> None:
     """
     better = bids_dir / "derivatives" / "l2s_pydra"
     if not bids_dir.is_dir():
-        raise UsageError(f"{bids_dir}: no such folder; give the raw data set", EX_NO_INPUT)
+        raise UsageError(f"{bids_dir}: no such folder; give the raw data set", ExitCode.NO_INPUT)
     if not (bids_dir / "dataset_description.json").is_file():
         raise UsageError(
             f"{bids_dir}: has no dataset_description.json; give the root of a BIDS data set",
-            EX_NO_INPUT,
+            ExitCode.NO_INPUT,
         )
     if output_dir == bids_dir:
         raise UsageError(f"the output folder is the raw data set; try {better} instead")

@@ -14,17 +14,15 @@ import attrs
 from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import L2SError
 
-from .argument_types import EX_USAGE, UsageError
+from .argument_types import UsageError
 from .arguments import build_demo_parser, typed
 from .checking import check_comparison, check_places, levels, output_dir, resolve_data
 from .container import container_of
+from .exit_codes import ExitCode
 from .learn_settings import learn_config
 from .options import LEVELS, Options
 
 __all__ = ["UsageError", "demo_arguments", "main", "parse"]
-
-EX_OK = 0
-"""Exit code of success."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
     except SystemExit as done:  # --help, --version
-        return int(done.code or EX_OK)
+        return int(done.code or ExitCode.OK)
     except L2SError as error:
         sys.stderr.write(f"l2s-pydra: {error}\n")
-        return getattr(error, "code", EX_USAGE)
+        return int(getattr(error, "code", ExitCode.USAGE))
     from .bids_app import run
 
     return run(options)

@@ -23,7 +23,7 @@ __all__ = ["read_config_file"]
 _POSITIONAL = ("bids_dir", "output_dir", "level", "levels")
 _OF_THE_RUN = {*_POSITIONAL, "work_dir", "command", "verbosity"}
 """What a record tells of its run, and the next one decides anew."""
-_NOT_IN_FILES = {"help", "version", "demo", "config_file"}
+_NOT_IN_FILES = {"help", "version", "demo", "config_file", "bids_exec_spec"}
 _USED_BY = {
     "real_labels": {"learn", "group"},
     "references": {"group"},
@@ -206,7 +206,7 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     >>> _flat({"spacing_mm": 2, "training": {"steps": 3}})
     {'spacing_mm': 2, 'training__steps': 3}
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for section, value in table.items():
         if isinstance(value, Mapping):
             flat |= {f"{section}__{name}": item for name, item in value.items()}
