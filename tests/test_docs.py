@@ -98,6 +98,7 @@ def test_no_option_is_invented():
         "participant and group",
         "Resources",
         "Files and folders",
+        "In place of a run",
         "General",
     ):
         for first, *_ in rows(section(USAGE, title)):

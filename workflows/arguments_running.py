@@ -129,6 +129,17 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what a run does, and what it says."""
+    group = parser.add_argument_group("in place of a run")
+    group.add_argument(
+        "--reports-only",
+        action="store_true",
+        help="write the pages of these levels anew from what is in OUTPUT_DIR",
+    )
+    group.add_argument(
+        "--boilerplate-only",
+        action="store_true",
+        help="write the methods text of what is in OUTPUT_DIR, and print it",
+    )
     group = parser.add_argument_group("general")
     group.add_argument(
         "--config-file",

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import traceback
@@ -97,7 +98,9 @@ def _run_levels(options: Options) -> int:
     from .engine import Outcome, claim
     from .session import Failure, Session
 
-    if not options.skip_validation and {"learn", "participant"} & set(options.levels):
+    rewrites = options.reports_only or options.boilerplate_only
+    reads_images = {"learn", "participant"} & set(options.levels) and not rewrites
+    if reads_images and not options.skip_validation:
         validate(options.bids_dir)
     for folder in (options.output_dir, options.work_dir):
         _make(folder)
@@ -108,7 +111,7 @@ def _run_levels(options: Options) -> int:
     with claim(options.work_dir, clean=options.clean_workdir) as cache:
         session = Session(options=options, uuid=uuid, cache=cache, stage=stage)
         try:
-            return _levels(session)
+            return _rewrite(session) if rewrites else _levels(session)
         except (L2SError, OSError):
             raise
         except Exception:
@@ -132,6 +135,17 @@ def _make(folder: Path) -> None:
             f"{error.filename or folder}: cannot be made ({error.strerror}); check permissions and "
             "free space, or choose another folder"
         ) from error
+
+
+def _rewrite(session: "Session") -> int:
+    """Write pages or the methods text anew."""
+    from .rewriting import rewrite_methods, rewrite_pages
+
+    if session.options.boilerplate_only:
+        sys.stdout.write(rewrite_methods(session))
+    else:
+        rewrite_pages(session)
+    return ExitCode.OK
 
 
 def _levels(session: "Session") -> int:

@@ -11,6 +11,7 @@ from .options import LEVELS
 __all__ = [
     "check_comparison",
     "check_places",
+    "check_what_is_done",
     "levels",
     "output_dir",
     "resolve_data",
@@ -36,11 +37,27 @@ def levels(values: Mapping[str, Any]) -> tuple[str, ...]:
             raise UsageError(
                 f"unknown level {level!r}; available: {', '.join(LEVELS)}", ExitCode.UNKNOWN_LEVEL
             )
-    if "learn" in values["level"] and values["real_labels"] is None:
+    rewrites = values["reports_only"] or values["boilerplate_only"]
+    if "learn" in values["level"] and values["real_labels"] is None and not rewrites:
         raise UsageError("learning needs manual labels; give their folder by --real-labels")
     if values["preview"] and "learn" not in values["level"]:
         raise UsageError("--preview shows what the level learn would train on; add that level")
     return tuple(level for level in LEVELS if level in values["level"])
+
+
+def check_what_is_done(values: Mapping[str, Any]) -> None:
+    """Check that at most one thing is to be done in place of a run.
+
+    Raises
+    ------
+    UsageError
+        If there are two.
+    """
+    options = ("reports_only", "boilerplate_only", "preview", "compare", "clean_workdir")
+    asked = [f"--{name.replace('_', '-')}" for name in options if values[name]]
+    alone = {"--reports-only", "--boilerplate-only"} & set(asked)
+    if alone and len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} exclude each other; give one of them")
 
 
 def resolve_data(values: Mapping[str, Any]) -> dict[str, Path | None]:

@@ -16,7 +16,14 @@ from l2s_pydra.errors import L2SError
 
 from .argument_types import UsageError
 from .arguments import build_demo_parser, typed
-from .checking import check_comparison, check_places, levels, output_dir, resolve_data
+from .checking import (
+    check_comparison,
+    check_places,
+    check_what_is_done,
+    levels,
+    output_dir,
+    resolve_data,
+)
 from .container import container_of
 from .exit_codes import ExitCode
 from .learn_settings import learn_config
@@ -103,6 +110,7 @@ def parse(argv: Sequence[str]) -> Options:
     values = {**defaults, **from_file, **given}
     values["output_dir"] = output_dir(values)
     check_places(values["bids_dir"], values["output_dir"], values["work_dir"])
+    check_what_is_done(values)
     check_comparison(values, {**from_file, **given})
     values["derivatives"] = values["derivatives"] or {}
     values |= resolve_data(values)

@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 
 from l2s_pydra.bids.dataset import find_labels, shared_table
-from l2s_pydra.bids.derivatives import derivative_path, write_text
+from l2s_pydra.bids.derivatives import dataset_path, derivative_path, write_text
 from l2s_pydra.bids.entities import ImageRecord, join_entities
 from l2s_pydra.errors import DatasetError
-from l2s_pydra.steps.outputs import IMAGE_OUTPUTS
+from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS
 from l2s_pydra.tasks import Evaluate
 
 from .engine import is_done, outcome_of, run
@@ -21,7 +21,7 @@ from .evaluate import EvaluateImage, EvaluateImages
 from .model_files import ModelFiles
 from .session import Failure, Session, code_version
 
-__all__ = ["group"]
+__all__ = ["group", "rewrite_group"]
 
 _log = logging.getLogger(__name__)
 _WHO = ("participant_id", "session_id", "desc", "image")
@@ -49,8 +49,7 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     DatasetError
         If there is nothing to gather, or the choice is not clear.
     """
-    from l2s_pydra.steps.evaluate import collect_volumes
-    from l2s_pydra.steps.report import refresh_participants, report_group
+    from l2s_pydra.steps.report import refresh_participants
 
     segmentation, segmented = _find_segmented(session, model)
     volumes = session.path("volumes", segmentation=segmentation)
@@ -60,21 +59,7 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     dice = session.path("dice", segmentation=segmentation) if compared else None
     if dice:
         _join(list(compared), list(compared.values()), dice, roles)
-    for_page = session.stage.with_name(f"{session.stage.name}_volumes.tsv")
-    collect_volumes([i.volumes for i in segmented], [i.name for i in segmented], for_page)
-    report_group(
-        volumes=for_page,
-        dice=dice,
-        failures=[failure.row for failure in (*failed, *failures)],
-        out_file=session.path("group_page"),
-        run=session.record(model),
-        models=[model.description] if model else [],
-        roles={image.name: role for image, role in roles.items()},
-        output_dir=session.options.output_dir,
-        segmentation=segmentation,
-        bids_dir=session.options.bids_dir,
-    )
-    for_page.unlink()
+    _write_page(session, model, segmented, dice, (*failed, *failures))
     session.publish()
     # Pages of participants show where their volumes lie in the group, which is known only now.
     output_dir = session.options.output_dir
@@ -88,6 +73,58 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     session.publish()
     _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
     return failures
+
+
+def rewrite_group(session: Session, model: ModelFiles | None) -> None:
+    """Stage the page of the group anew, from the tables that are there.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+    model : ModelFiles or None
+        The model whose segmentations are shown, if there are several kinds.
+
+    Raises
+    ------
+    DatasetError
+        If there is nothing to show, or the choice is not clear.
+    """
+    segmentation, segmented = _find_segmented(session, model)
+    row = DATASET_OUTPUTS["dice"]
+    dice = session.options.output_dir / dataset_path(row, segmentation=segmentation)
+    _write_page(session, model, segmented, dice if dice.is_file() else None, ())
+    _log.info("page of the group: %d image(s)", len(segmented))
+
+
+def _write_page(
+    session: Session,
+    model: ModelFiles | None,
+    segmented: Sequence["_Segmented"],
+    dice: Path | None,
+    failures: Sequence[Failure],
+) -> None:
+    """Stage the page of the group."""
+    from l2s_pydra.steps.evaluate import collect_volumes
+    from l2s_pydra.steps.report import report_group
+
+    output_dir = session.options.output_dir
+    session.stage.mkdir(parents=True, exist_ok=True)
+    volumes = session.stage.with_name(f"{session.stage.name}_volumes.tsv")
+    collect_volumes([i.volumes for i in segmented], [i.name for i in segmented], volumes)
+    report_group(
+        volumes=volumes,
+        dice=dice,
+        failures=[failure.row for failure in failures],
+        out_file=session.path("group_page"),
+        run=session.record(model),
+        models=[model.description] if model else [],
+        roles={image.name: role for image, role in _roles(segmented, output_dir).items()},
+        output_dir=output_dir,
+        segmentation=segmented[0].entities["segmentation"],
+        bids_dir=session.options.bids_dir,
+    )
+    volumes.unlink()
 
 
 @attrs.frozen

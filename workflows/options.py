@@ -114,6 +114,10 @@ class Options:
     """Start nothing more after a failure."""
     clean_workdir: bool = False
     """Empty the working directory first."""
+    reports_only: bool = False
+    """Write pages anew, and compute nothing."""
+    boilerplate_only: bool = False
+    """Write and print the methods text, and compute nothing."""
     debug: bool = False
     """Say everything, tracebacks included."""
     verbosity: int = 0
