@@ -7,6 +7,7 @@ import struct
 import zipfile
 
 import pytest
+import safetensors.torch
 import torch
 
 from l2s_pydra.bids.derivatives import derivative_path
@@ -16,6 +17,7 @@ from l2s_pydra.errors import ConfigError, DatasetError, LabelError, ModelError
 from l2s_pydra.jsonfiles import read_json
 from l2s_pydra.labels import Label, LabelScheme, read_mapping
 from l2s_pydra.segmentation import Model, Segmenter
+from l2s_pydra.segmentation.weights import read_weights
 from l2s_pydra.steps.outputs import IMAGE_OUTPUTS
 from l2s_pydra.workflows.learn_settings import learn_config
 from l2s_pydra.workflows.model_files import ModelFiles, find_model
@@ -212,3 +214,14 @@ def test_a_model_by_name_is_one_of_the_derivative(folder, tmp_path):
     assert not found.is_in(tmp_path / "out")
     with pytest.raises(ModelError, match="no such folder"):
         find_model("../../nowhere", tmp_path / "out")
+
+
+def test_a_length_that_looks_like_a_pickle_is_one_all_the_same(tmp_path):
+    """The first bytes of a safetensors file are the length of its header, here 80 04 00 ..."""
+    path, tensors = tmp_path / "weights.safetensors", {"a": torch.zeros(2)}
+    for count in range(1200):
+        safetensors.torch.save_file(tensors, path, metadata={"note": "x" * count})
+        if path.read_bytes().startswith(b"\x80\x04"):
+            break
+    assert path.read_bytes().startswith(b"\x80\x04")
+    assert list(read_weights(path, {"a": [2]})) == ["a"]

@@ -46,7 +46,7 @@ THIRD_PARTY = {
     **dict.fromkeys(FLOOR_0, BASE),
     **dict.fromkeys(FLOOR_1, TORCH),
     "images": BASE | {"nibabel", "scipy", "torch"},
-    "bids": BASE | {"bids", "sqlalchemy"},
+    "bids": BASE | {"bids", "filelock", "sqlalchemy"},
     "reports": BASE | {"jinja2", "markupsafe", "matplotlib", "nibabel", "nilearn", "scipy"},
     "steps": TORCH | {"nibabel", "tqdm"},
     "tasks": BASE | {"fileformats", "pydra"},

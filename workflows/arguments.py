@@ -19,11 +19,19 @@ from .arguments_running import add_resources, add_running, add_segmenting
 from .exit_codes import in_words
 from .options import LEVELS
 
-__all__ = ["EPILOG", "build_demo_parser", "build_parser", "option_strings", "typed"]
+__all__ = [
+    "EPILOG",
+    "build_demo_parser",
+    "build_parser",
+    "build_verify_parser",
+    "option_strings",
+    "typed",
+]
 
 _USAGE = """\
 l2s-pydra BIDS_DIR OUTPUT_DIR LEVEL [LEVEL ...] [options]
-       l2s-pydra --demo OUTPUT_DIR [options]"""
+       l2s-pydra --demo OUTPUT_DIR [options]
+       l2s-pydra --verify [BIDS_DIR] OUTPUT_DIR"""
 _DESCRIPTION = """\
 Learn to segment brain images from a few labelled ones (Learn2Synth), segment,
 and compare.
@@ -107,6 +115,22 @@ def build_demo_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def build_verify_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``--verify``."""
+    parser = _Parser(
+        prog="l2s-pydra",
+        usage="l2s-pydra --verify [BIDS_DIR] OUTPUT_DIR",
+        description="Compare a finished OUTPUT_DIR with the checksums it records, and the images of "
+        "BIDS_DIR, if it is given, with those that were segmented. Nothing is written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--verify", action="store_true", required=True, help="do so")
+    parser.add_argument(
+        "places", nargs="+", type=absolute, metavar="DIR", help="[BIDS_DIR] OUTPUT_DIR"
+    )
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of everything else."""
     parser = _Parser(
@@ -130,6 +154,12 @@ def build_parser() -> argparse.ArgumentParser:
         "level", nargs="+", metavar="LEVEL", help=f"what to do: {', '.join(LEVELS)}"
     )
     parser.add_argument("--version", action="version", version=f"l2s_pydra {__version__}")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="run nothing: compare the files of OUTPUT_DIR with their recorded checksums, and those of "
+        "BIDS_DIR, which may be left out; the level may be left out, too",
+    )
     parser.add_argument(
         "--demo",
         metavar="OUTPUT_DIR",

@@ -57,6 +57,11 @@ def add_segmenting(parser: argparse.ArgumentParser) -> None:
         help="average over N draws of small changes of the image (default: 1, the image itself)",
     )
     group.add_argument(
+        "--force",
+        action="store_true",
+        help="segment and compare also what is done and has not changed",
+    )
+    group.add_argument(
         "--references",
         metavar="DIR_OR_NAME",
         help="BIDS derivative with labels to compare with (default: the manual labels)",

@@ -95,6 +95,9 @@ def run(options: Options) -> int:
 
 
 def _run_levels(options: Options) -> int:
+    from l2s_pydra.bids.checksums import Checksums, clock_skew
+    from l2s_pydra.bids.publishing import OutputFolder
+
     from .engine import Outcome, claim
     from .session import Failure, Session
 
@@ -108,8 +111,12 @@ def _run_levels(options: Options) -> int:
         _log.info("memory: %.1f GB in all", options.mem_mb / 1000)
     uuid = new_run_id()
     stage = options.work_dir / "stage" / uuid
-    with claim(options.work_dir, clean=options.clean_workdir) as cache:
-        session = Session(options=options, uuid=uuid, cache=cache, stage=stage)
+    with contextlib.ExitStack() as stack:
+        cache = stack.enter_context(claim(options.work_dir, clean=options.clean_workdir))
+        skew = max(map(clock_skew, (options.work_dir, options.output_dir)))
+        checksums = stack.enter_context(Checksums.open(options.work_dir, skew_s=skew))
+        output = stack.enter_context(OutputFolder.open(options.output_dir, uuid, checksums))
+        session = Session(options=options, uuid=uuid, cache=cache, stage=stage, folder=output)
         try:
             return _rewrite(session) if rewrites else _levels(session)
         except (L2SError, OSError):

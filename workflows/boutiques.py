@@ -19,7 +19,7 @@ __all__ = ["SPECIFICATION", "descriptor", "to_json"]
 SPECIFICATION = "0.1.0"
 """Version of the BIDS execution specification."""
 _SCHEMA = "0.5"
-_LEFT_OUT = ("help", "version", "demo", "bids_exec_spec")
+_LEFT_OUT = ("help", "version", "verify", "demo", "bids_exec_spec")
 """Actions that run nothing on a data set."""
 _OUTPUTS = (
     ("dataset_description", "Description of the derivative", "dataset_description.json", False),

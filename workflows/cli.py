@@ -15,7 +15,7 @@ from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import L2SError
 
 from .argument_types import UsageError
-from .arguments import build_demo_parser, typed
+from .arguments import build_demo_parser, build_verify_parser, typed
 from .checking import (
     check_comparison,
     check_places,
@@ -45,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code of the BIDS execution specification.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        if "--verify" in argv:
+            return _verify(argv)
+        options = parse(argv)
     except SystemExit as done:  # --help, --version
         return int(done.code or ExitCode.OK)
     except L2SError as error:
@@ -55,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .bids_app import run
 
     return run(options)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    """Check a finished tree; nothing is run, and nothing written."""
+    arguments = build_verify_parser().parse_args(argv)
+    *before, output_dir = arguments.places[:2]
+    from .verification import report_verification
+
+    return report_verification(output_dir, before[0] if before else None, sys.stdout.write)
 
 
 def demo_arguments(output_dir: str | Path) -> list[str]:

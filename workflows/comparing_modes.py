@@ -26,7 +26,7 @@ from . import engine
 from .compared import Plan, Run, plan, workflow_of
 from .crew import Crew
 from .engine import Outcome
-from .learning import checkpoint_dir, remove_others, stage_model
+from .learning import checkpoint_dir, others, stage_model
 from .model_files import ModelFiles
 from .session import Failure, Session
 
@@ -276,7 +276,7 @@ def _publish(session: Session) -> None:
     published = session.options.output_dir / staged.relative_to(session.stage)
     session.publish()
     if staged.is_dir():
-        remove_others(published / "figures", staged / "figures")
-        for name in ("failures.tsv", "failures.json"):
-            if not (staged / name).is_file():
-                (published / name).unlink(missing_ok=True)
+        gone = others(published / "figures", staged / "figures")
+        failures = ("failures.tsv", "failures.json")
+        gone += [published / name for name in failures if not (staged / name).is_file()]
+        session.output.remove(gone)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from traceback import format_exception
@@ -22,11 +23,13 @@ from l2s_pydra.errors import InUseError, L2SError
 
 from .worker import Submitter
 
-__all__ = ["Outcome", "claim", "is_done", "outcome_of", "run"]
+__all__ = ["NOT_RUN", "Outcome", "claim", "forget", "is_done", "outcome_of", "run"]
 
 _log = logging.getLogger(__name__)
 _OURS = ("pydra", "hashes", "checkpoints", "conformed", "gpus", "stage")
 """Folders of a working directory that may be deleted."""
+NOT_RUN = "not run, because the run was stopped"
+"""Why there is no outcome."""
 
 
 @attrs.frozen
@@ -56,6 +59,9 @@ def claim(work_dir: Path, *, clean: bool = False) -> Iterator[Path]:
     Locks that a killed run left behind are removed, unless another run is using the directory: a
     lock names a process, and that number may belong to a different one in the next container.
 
+    Pydra remembers the hash of a file by its path and ``mtime``, and would go on using it for a file
+    that was replaced by one of the same ``mtime``. Its memory therefore lasts for one run.
+
     Parameters
     ----------
     work_dir : Path
@@ -71,18 +77,23 @@ def claim(work_dir: Path, *, clean: bool = False) -> Iterator[Path]:
     cache = work_dir / "pydra"
     hashes = work_dir / "hashes"
     work_dir.mkdir(parents=True, exist_ok=True)
-    os.environ["PYDRA_HASH_CACHE"] = str(hashes)
+    mine = hashes / uuid.uuid4().hex
     with (work_dir / ".in_use").open("w") as handle:
         alone = _lock(handle, exclusive=True)
         if clean:
             _clean(work_dir, alone)
-        for folder in (cache, hashes):
-            folder.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         if alone:
-            for lock in (*cache.glob("*.lock"), *hashes.glob("*.lock")):
+            shutil.rmtree(hashes, ignore_errors=True)
+            for lock in cache.glob("*.lock"):
                 lock.unlink(missing_ok=True)
         _lock(handle, exclusive=False)
-        yield cache
+        mine.mkdir(parents=True, exist_ok=True)
+        os.environ["PYDRA_HASH_CACHE"] = str(mine)
+        try:
+            yield cache
+        finally:
+            shutil.rmtree(mine, ignore_errors=True)
 
 
 def _clean(work_dir: Path, alone: bool) -> None:
@@ -182,7 +193,13 @@ def outcome_of(tasks: Sequence[Any], cache: Path, stopped_by: Exception | None =
             return Outcome(traceback="".join(result.errors["error message"]))
     if stopped_by is not None:
         return Outcome(traceback="".join(format_exception(stopped_by)))
-    return Outcome(traceback="RuntimeError: not run, because the run was stopped\n")
+    return Outcome(traceback=f"RuntimeError: {NOT_RUN}\n")
+
+
+def forget(tasks: Sequence[Any], cache: Path) -> None:
+    """Remove what the cache holds of tasks, so that they run again."""
+    for task in tasks:
+        shutil.rmtree(cache / task._checksum, ignore_errors=True)
 
 
 def _result(task: Any, cache: Path) -> Any:

@@ -29,8 +29,8 @@ __all__ = [
     "learn",
     "learn_inputs",
     "learn_settings",
+    "others",
     "preview",
-    "remove_others",
     "stage_model",
 ]
 
@@ -122,13 +122,13 @@ def preview(session: Session) -> list[Failure]:
     shutil.copytree(Path(outcome.outputs.folder), staged)
     session.stage_record(session.record())
     session.publish()
-    remove_others(published / "figures", staged / "figures")
+    session.output.remove(others(published / "figures", staged / "figures"))
     _log.info("to look at: %s", published / "index.html")
     return []
 
 
-def remove_others(figures: Path, staged: Path) -> None:
-    """Remove pictures of an earlier page, which had more of them or other ones.
+def others(figures: Path, staged: Path) -> list[Path]:
+    """Find pictures of an earlier page, which had more of them or other ones.
 
     Parameters
     ----------
@@ -137,9 +137,7 @@ def remove_others(figures: Path, staged: Path) -> None:
     staged : Path
         The same folder as it was staged.
     """
-    for path in figures.glob("*.png"):
-        if not (staged / path.name).is_file():
-            path.unlink()
+    return [path for path in figures.glob("*.png") if not (staged / path.name).is_file()]
 
 
 def find_training_set(session: Session) -> TrainingSet:

@@ -110,6 +110,8 @@ class Options:
     """Take little memory, and longer."""
     learn_processes: int = 1
     """Processes that share every batch of a training."""
+    force: bool = False
+    """Segment and compare also what is done already."""
     stop_on_first_crash: bool = False
     """Start nothing more after a failure."""
     clean_workdir: bool = False

@@ -108,7 +108,7 @@ class Reuse:
     """``seg`` entity of the outputs."""
     force: bool = False
     """Do everything again."""
-    _read: tuple[str, Manifest] | None = attrs.field(default=None, init=False)
+    _read: dict[str, Manifest] = attrs.field(factory=dict, init=False)
 
     @classmethod
     def of(
@@ -160,18 +160,29 @@ class Reuse:
 
     def decision(self, image: ImageRecord, made_from: Mapping[str, Any]) -> Decision:
         """Decide on an image, given what it would be made from (:meth:`made_from`)."""
-        place = manifest_of(f"{image.participant}/")
-        if self._read is None or self._read[0] != place:
-            # Images come sorted: those of a participant follow one another.
-            self._read = (place, Manifest.read_or_begin(self.output_dir / place))
-        manifest = self._read[1]
+        manifest = self._manifest(image.participant)
         entry = manifest.images.get((image.relative_path, self.segmentation))
         faults = self._faults(entry, manifest) if entry else ()
         return decide(made_from, entry, faults, force=self.force)
 
+    def page_fault(self, participant: str) -> str | None:
+        """Say what is wrong with the page of a participant whose images are done."""
+        page = f"{participant}.html"
+        return next(self._check([page], self._manifest(participant)), None)
+
+    def _manifest(self, participant: str) -> Manifest:
+        place = manifest_of(f"{participant}/")
+        if place not in self._read:
+            self._read[place] = Manifest.read_or_begin(self.output_dir / place)
+        return self._read[place]
+
     def _faults(self, entry: ImageEntry, manifest: Manifest) -> Iterator[str]:
         """Say what is wrong with the recorded outputs of an image."""
-        for name in entry.outputs:
+        return self._check(entry.outputs, manifest)
+
+    def _check(self, names: Iterable[str], manifest: Manifest) -> Iterator[str]:
+        """Say which files are not what was written."""
+        for name in names:
             written = manifest.files.get(name)
             path = self.output_dir / name
             try:

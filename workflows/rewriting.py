@@ -9,7 +9,7 @@ from l2s_pydra.bids.uses import find_uses
 from l2s_pydra.errors import DatasetError
 
 from .comparing import rewrite_group
-from .learning import remove_others, stage_model
+from .learning import others, stage_model
 from .model_files import ModelFiles, find_model
 from .session import Session
 
@@ -62,7 +62,7 @@ def _models(session: Session) -> None:
             raise DatasetError(f"{folder}: is not in {output_dir / 'models'}; give the name of one")
         staged = stage_model(session, folder).folder
         session.publish()
-        remove_others(folder / "figures", staged / "figures")
+        session.output.remove(others(folder / "figures", staged / "figures"))
         shutil.rmtree(staged)
     _log.info("%d page(s) of models", len(folders))
 

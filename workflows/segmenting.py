@@ -2,26 +2,29 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from l2s_pydra.bids.dataset import ImageRecord
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.steps.anatomy import named_structures
-from l2s_pydra.steps.leftovers import remove_leftovers
 from l2s_pydra.steps.outputs import check_resolution
 from l2s_pydra.tasks import Resources, Segment
 
 from . import engine
 from .engine import Outcome
+from .finishing import Register, Todo
 from .model_files import ModelFiles
 from .options import Options
+from .reuse import Reuse
 from .segment import SegmentImage, SegmentImages
 from .session import Failure, Session, code_version
+from .worker import L2SWorker, NotStartedError
 
 __all__ = ["participant", "shared_inputs", "unreadable"]
 
@@ -29,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def participant(session: Session, model: ModelFiles) -> list[Failure]:
-    """Segment every image that was asked for; one bad image stops no other.
+    """Segment every image that was asked for and is not done; one bad image stops no other.
 
     Parameters
     ----------
@@ -54,17 +57,42 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
     """
     _check_model(session, model)
     images = session.images()
-    missing = {image.name: why for image in images if (why := unreadable(image.path))}
-    jobs = _Jobs.plan(session, model, [image for image in images if image.name not in missing])
+    register = Register(session=session, model=model, images=images)
+    jobs = _Jobs(session, shared_inputs(session.options, model), register)
     try:
-        jobs.run(session)
+        jobs.run(_plan(session, model, register))
     finally:
         # What is done is published, also when the run is interrupted.
-        outcomes = jobs.outcomes(session)
-        outcomes |= {name: Outcome(traceback=f"{why}\n") for name, why in missing.items()}
-        failures = _publish(session, model, images, outcomes)
-    _log.info("%d of %d image(s) segmented", len(images) - len(failures), len(images))
-    return failures
+        jobs.gather()
+        register.close()
+    return register.failures
+
+
+def _plan(session: Session, model: ModelFiles, register: Register) -> list[Todo]:
+    """Find what has to be segmented; the rest is reused, or cannot be read."""
+    checksums = session.output.checksums
+    shared = shared_inputs(session.options, model)
+    reuse = Reuse.of(session.options, model, checksums, shared, force=session.options.force)
+    todo = []
+    for image in register.images:
+        try:
+            why = unreadable(image.path)
+            made_from = {} if why else reuse.made_from(image)
+        except OSError as error:
+            why = f"{image.path}: cannot be read ({error.strerror or error}); check the disk"
+        if why:
+            register.failed(image, Outcome(traceback=f"{why}\n"))
+            continue
+        decision = reuse.decision(image, made_from)
+        if decision.is_done:
+            register.reused(image, decision)
+        else:
+            todo.append(Todo(image, made_from, decision))
+    checksums.save()
+    for who in sorted({image.participant for image in register.images} - register.touched(todo)):
+        if reuse.page_fault(who):
+            register.refresh(who)
+    return todo
 
 
 def shared_inputs(options: Options, model: ModelFiles) -> dict[str, Any]:
@@ -95,58 +123,131 @@ def shared_inputs(options: Options, model: ModelFiles) -> dict[str, Any]:
     }
 
 
-@attrs.frozen
+@attrs.define
 class _Jobs:
-    """The images to segment, and the inputs that all of them share."""
+    """Segments images, and publishes each when it is done."""
 
-    images: list[ImageRecord]
+    session: Session
     shared: dict[str, Any]
+    register: Register
+    _open: dict[str, Todo] = attrs.field(factory=dict, init=False)
 
-    @classmethod
-    def plan(cls, session: Session, model: ModelFiles, images: list[ImageRecord]) -> "_Jobs":
-        return cls(images, shared_inputs(session.options, model))
+    def run(self, todo: Sequence[Todo]) -> None:
+        """Segment what is not in the cache."""
+        self._open = {job.image.relative_path: job for job in todo}
+        for job in todo:
+            try:
+                self._restore(job)
+            except OSError:
+                self._without_missing()
+        # Pydra refuses the workflow as a whole if one file is not there any more.
+        while self._open:
+            try:
+                return self._segment(list(self._open.values()))
+            except FileNotFoundError:
+                before = len(self._open)
+                self._without_missing()
+                if len(self._open) == before:
+                    raise
+        return None
 
-    def run(self, session: Session) -> None:
-        """Segment what is not in the cache, and say after each image how far it is."""
-        images = [i for i in self.images if not engine.is_done(self.tasks(i)[0], session.cache)]
-        if len(images) < len(self.images):
-            _log.info("%d image(s) were segmented before", len(self.images) - len(images))
-        if not images:
-            return
-        options = session.options
-        n_procs, threads = session.share(len(images), max_memory_mb=options.network_mb)
+    def _without_missing(self) -> None:
+        """Give up images that were taken away since they were found."""
+        for job in list(self._open.values()):
+            if why := unreadable(job.image.path):
+                self._failed(job, Outcome(traceback=f"{why}\n"))
+
+    def _segment(self, jobs: Sequence[Todo]) -> None:
+        options = self.session.options
+        n_procs, threads = self.session.share(len(jobs), max_memory_mb=options.network_mb)
         resources = Resources(
             device=options.device, threads=threads, max_memory_mb=options.network_mb
         )
-        workflow = SegmentImages(
-            images=[image.path for image in images],
-            entities=[image.entities for image in images],
-            sources=[image.relative_path for image in images],
-            resources=resources,
-            **self.shared,
-        )
-        _log.info("segmenting %d image(s), %d at a time", len(images), n_procs)
-        done: list[str] = []
+        log_dir = self.session.stage.with_name(f"{self.session.uuid}-logs")
+        log_dir.mkdir(parents=True, exist_ok=True)
+        worker = self.session.worker(n_procs, log_dir=log_dir)
+        worker.notify = partial(self._notify, worker, len(jobs))
+        _log.info("segmenting %d image(s), %d at a time", len(jobs), n_procs)
+        try:
+            workflow = SegmentImages(
+                images=[job.image.path for job in jobs],
+                entities=[job.image.entities for job in jobs],
+                sources=[job.image.relative_path for job in jobs],
+                resources=resources,
+                **self.shared,
+            )
+            parts = [task for job in jobs for task in self._tasks(job)]
+            engine.run(workflow, parts, self.session.cache, worker)
+        finally:
+            shutil.rmtree(log_dir, ignore_errors=True)
 
-        def notify(task: Any, seconds: float, error: Exception | None) -> None:
-            done.append(task.source)
-            verb = "failed" if error else "segmented"
-            count = f"{len(done)} of {len(images)}"
-            _log.info("%s %s in %.0f s (%s)", task.source, verb, seconds, count)
+    def _restore(self, job: Todo) -> None:
+        """Publish an image that the cache holds; a run that was killed did not come to that."""
+        tasks = self._tasks(job)
+        if self.session.options.force:
+            engine.forget(tasks, self.session.cache)
+            return
+        outcome = engine.outcome_of(tasks, self.session.cache)
+        if outcome.outputs is None:
+            return
+        if self._is_whole(outcome):
+            self._done(job, outcome)
+        else:
+            engine.forget(tasks, self.session.cache)
 
-        parts = [task for image in images for task in self.tasks(image)]
-        engine.run(workflow, parts, session.cache, session.worker(n_procs, notify))
+    def _is_whole(self, outcome: Outcome) -> bool:
+        """Whether the cache still holds the files of a result."""
+        files = (outcome.outputs.dseg, outcome.outputs.morph, outcome.outputs.summary)
+        return all(Path(file).is_file() and Path(file).stat().st_size for file in files)
 
-    def tasks(self, image: ImageRecord) -> list[Any]:
+    def _notify(
+        self,
+        worker: L2SWorker,
+        total: int,
+        task: Any,
+        seconds: float,
+        error: Exception | None,
+    ) -> None:
+        """Publish an image that has just been segmented, or say why it was not."""
+        job = self._open.get(task.source)
+        if job is None:
+            return
+        file = worker.log_of(task)
+        log = file.read_text(encoding="utf-8") if file is not None and file.is_file() else ""
+        outcome = engine.outcome_of([task], self.session.cache, error)
+        if outcome.outputs is not None:
+            self._done(job, outcome, seconds=seconds, log=log)
+        elif isinstance(error, NotStartedError):
+            self._open.pop(task.source)
+            self.register.skipped(job.image, str(error))
+        else:
+            self._failed(job, outcome, log=log)
+        _log.info("%d of %d image(s) left", len(self._open), total)
+
+    def gather(self) -> None:
+        """Publish what was done and did not come to be published."""
+        for job in list(self._open.values()):
+            outcome = engine.outcome_of(self._tasks(job), self.session.cache)
+            if outcome.outputs is not None:
+                self._done(job, outcome)
+            elif outcome.reason == f"RuntimeError: {engine.NOT_RUN}":
+                self.register.skipped(job.image, engine.NOT_RUN)
+            else:
+                self._failed(job, outcome)
+
+    def _done(self, job: Todo, outcome: Outcome, **details: Any) -> None:
+        self.register.done(job, outcome, **details)
+        self._open.pop(job.image.relative_path)
+
+    def _failed(self, job: Todo, outcome: Outcome, **details: Any) -> None:
+        self.register.failed(job.image, outcome, **details)
+        self._open.pop(job.image.relative_path)
+
+    def _tasks(self, job: Todo) -> list[Any]:
         """Return the task of an image, and the workflow around it."""
+        image = job.image
         own = {"image": image.path, "entities": image.entities, "source": image.relative_path}
         return [Segment(**own, **self.shared), SegmentImage(**own, **self.shared)]
-
-    def outcomes(self, session: Session) -> dict[str, Outcome]:
-        """Say what became of each image."""
-        return {
-            image.name: engine.outcome_of(self.tasks(image), session.cache) for image in self.images
-        }
 
 
 def _check_model(session: Session, model: ModelFiles) -> None:
@@ -174,69 +275,3 @@ def unreadable(path: Path) -> str | None:
     if not os.access(path, os.R_OK):
         return f"{path}: may not be read; change its permissions"
     return None
-
-
-def _publish(
-    session: Session,
-    model: ModelFiles,
-    images: Sequence[ImageRecord],
-    outcomes: Mapping[str, Outcome],
-) -> list[Failure]:
-    """Publish the trees of all images, then the pages and logs of all participants."""
-    good = [image for image in images if outcomes[image.name].outputs is not None]
-    for image in good:
-        tree = Path(outcomes[image.name].outputs.tree)
-        session.publish(tree)
-        remove_leftovers(
-            tree=tree,
-            output_dir=session.options.output_dir,
-            entities=image.entities,
-            source=image.relative_path,
-            segmentation=model.segmentation,
-        )
-    failures = [
-        session.fail(
-            Failure(
-                name=image.name,
-                file=image.relative_path,
-                participant=image.participant,
-                outcome=outcomes[image.name],
-            )
-        )
-        for image in images
-        if outcomes[image.name].outputs is None
-    ]
-    participants = sorted({image.participant for image in images})
-    record = session.record(model)
-    session.describe(model, images=[image.entities for image in good])
-    session.stage_record(record, participants)
-    summaries: dict[str, list[Path]] = {who: [] for who in participants}
-    for image in good:
-        summaries[image.participant].append(Path(outcomes[image.name].outputs.summary))
-    _report(session, summaries, record, failures)
-    session.publish()
-    return failures
-
-
-def _report(
-    session: Session,
-    summaries: Mapping[str, Sequence[Path]],
-    record: Mapping[str, Any],
-    failures: Sequence[Failure],
-) -> None:
-    """Stage the pages of participants."""
-    from l2s_pydra.steps.report import read_groups, report_participant
-
-    groups = read_groups(session.options.output_dir)
-    for who, paths in summaries.items():
-        report_participant(
-            participant=who,
-            summaries=paths,
-            output_dir=session.options.output_dir,
-            run=record,
-            failures=[failure.row for failure in failures if failure.participant == who],
-            out_file=session.path("participant_page", participant=who),
-            data_file=session.path("page_data", participant=who),
-            groups=groups,
-            bids_dir=session.options.bids_dir,
-        )

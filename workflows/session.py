@@ -12,9 +12,10 @@ from typing import Any
 import attrs
 
 from l2s_pydra.bids.dataset import ImageRecord, find_images, read_filters
-from l2s_pydra.bids.derivatives import dataset_path, publish, write_text
+from l2s_pydra.bids.derivatives import dataset_path, write_text
 from l2s_pydra.bids.description import describe_dataset
 from l2s_pydra.bids.provenance import run_record, to_toml, versions
+from l2s_pydra.bids.publishing import OutputFolder
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
 
 from .demand import GB_PER_PROCESS, memory_needed_gb, visible_gpus
@@ -76,6 +77,8 @@ class Session:
     """Pydra's cache."""
     stage: Path
     """Tree that is built here and then copied to the output folder."""
+    folder: OutputFolder | None = None
+    """The output folder, if this run writes to it."""
 
     def share(self, jobs: int, *, max_memory_mb: float | None = None) -> tuple[int, int]:
         """Divide the CPUs and the memory among jobs.
@@ -127,6 +130,7 @@ class Session:
         *,
         gpus: Sequence[str] | None = None,
         tasks_per_gpu: int = _PROCESSES_PER_GPU,
+        log_dir: Path | None = None,
     ) -> L2SWorker:
         """Worker for so many tasks at a time, by default on all GPUs that there are."""
         return L2SWorker(
@@ -134,6 +138,7 @@ class Session:
             gpus=() if self.options.device == "cpu" else gpus,
             tasks_per_gpu=tasks_per_gpu,
             max_tasks=at_once,
+            log_dir=log_dir,
             stop_on_first_error=self.options.stop_on_first_crash,
             prepare=partial(set_up_logging, self.options.verbosity),
             notify=notify,
@@ -240,8 +245,15 @@ class Session:
         """Copy a tree, by default what was staged so far, to the output folder."""
         tree = tree or self.stage
         if tree.is_dir():
-            done = publish(tree, self.options.output_dir)
+            done = self.output.publish(tree)
             _log.debug("%d files written, %d unchanged", len(done.written), len(done.unchanged))
+
+    @property
+    def output(self) -> OutputFolder:
+        """The output folder, to write to."""
+        if self.folder is None:
+            raise RuntimeError("this session was made without an output folder")
+        return self.folder
 
 
 def code_version(*, without: Sequence[str] = ()) -> str:

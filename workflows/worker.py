@@ -8,6 +8,7 @@ dies, and that is gone when the parent is.
 """
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -32,7 +34,7 @@ from l2s_pydra.errors import JobError
 from .demand import demand_of, fitted, visible_gpus
 from .ledger import Ledger
 
-__all__ = ["L2SWorker", "Submitter"]
+__all__ = ["L2SWorker", "NotStartedError", "Submitter"]
 
 Prepare = Callable[[], None]
 Notify = Callable[[Any, float, Exception | None], None]
@@ -49,6 +51,10 @@ def _gpus(given: int | Sequence[str] | None) -> tuple[str, ...]:
         there = visible_gpus()
         return tuple(there if given is None else there[:given])
     return tuple(str(name) for name in given)
+
+
+class NotStartedError(JobError):
+    """A job was not started, because an earlier one failed."""
 
 
 @attrs.define
@@ -88,6 +94,8 @@ class L2SWorker(Worker):  # type: ignore[misc]
         Tasks that run at a time, whatever they need; no limit by default.
     stop_on_first_error : bool
         Start no task after one has failed.
+    log_dir : Path, optional
+        Folder for what is said during each task, in files named by :meth:`log_of`.
     prepare : callable, optional
         Called once in each new process; an importable function.
     notify : callable, optional
@@ -108,6 +116,7 @@ class L2SWorker(Worker):  # type: ignore[misc]
     tasks_per_gpu: int = 1
     max_tasks: int | None = None
     stop_on_first_error: bool = False
+    log_dir: Path | None = None
     prepare: Prepare | None = attrs.field(default=None, eq=False, repr=False)
     notify: Notify | None = attrs.field(default=None, eq=False, repr=False)
     _ledger: Ledger | None = attrs.field(default=None, init=False, eq=False, repr=False)
@@ -147,10 +156,11 @@ class L2SWorker(Worker):  # type: ignore[misc]
 
     async def _run_in_process(self, job: Any, rerun: bool, gpus: tuple[str, ...]) -> None:
         if self._failed and self.stop_on_first_error:
-            raise JobError("not started, because an earlier job failed")
+            raise NotStartedError("not started, because an earlier job failed")
         process = self._take(gpus)
         try:
-            future = process.pool.submit(_run, cloudpickle.dumps(job), rerun)
+            log = self.log_of(job.task)
+            future = process.pool.submit(_run, cloudpickle.dumps(job), rerun, log)
             process.process = next(iter((process.pool._processes or {}).values()), None)
             await asyncio.wrap_future(future, loop=self.loop)
         except BrokenProcessPool:
@@ -184,9 +194,13 @@ class L2SWorker(Worker):  # type: ignore[misc]
             1,
             mp_context=multiprocessing.get_context("forkserver"),
             initializer=_start,
-            initargs=(self.prepare, gpus),
+            initargs=(self.prepare, gpus, os.environ.get("PYDRA_HASH_CACHE")),
         )
         return _Process(pool, gpus)
+
+    def log_of(self, task: Any) -> Path | None:
+        """File of what is said while a task runs."""
+        return None if self.log_dir is None else self.log_dir / f"{task._checksum}.log"
 
     def _report(self, job: Any, started: float, error: Exception | None) -> None:
         self._failed = self._failed or error is not None
@@ -216,13 +230,22 @@ def _how_it_died(process: Any) -> str:
     return f"the process ended by itself (exit code {code}); if memory was short, {advice}"
 
 
-def _run(pickled: bytes, rerun: bool) -> None:
+def _run(pickled: bytes, rerun: bool, log: Path | None) -> None:
     """Run a job in this process; its result is in the cache, where Pydra looks for it."""
-    cloudpickle.loads(pickled).run(rerun=rerun)
+    with contextlib.ExitStack() as stack:
+        if log is not None:
+            handler = logging.FileHandler(log, mode="w", encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+            stack.callback(handler.close)
+            stack.callback(logging.getLogger().removeHandler, handler)
+            logging.getLogger().addHandler(handler)
+        cloudpickle.loads(pickled).run(rerun=rerun)
 
 
-def _start(prepare: Prepare | None, gpus: Sequence[str]) -> None:
+def _start(prepare: Prepare | None, gpus: Sequence[str], hash_cache: str | None) -> None:
     """Set up a new process."""
+    if hash_cache is not None:  # a fork server keeps the environment that it was started in
+        os.environ["PYDRA_HASH_CACHE"] = hash_cache
     # The parent handles Ctrl-C: an interrupted child would store an empty result as a good one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()

@@ -1,26 +1,19 @@
-"""Derivative data sets: where each file goes, what describes the whole, how it gets there."""
+"""Derivative data sets: where each file goes, and how a file is written."""
 
 import contextlib
-import filecmp
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-import attrs
-
-from ..errors import DatasetError, OutputError
 from .entities import join_entities
 
 __all__ = [
-    "Published",
     "dataset_path",
     "derivative_path",
     "desc_label",
-    "publish",
     "sync_folder",
     "write_json",
     "write_text",
@@ -162,58 +155,6 @@ def write_json(path: str | Path, values: Mapping[str, Any], *, durable: bool = F
     """Write JSON atomically, keys in the order given; ``durable`` as in :func:`write_text`."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     return write_text(path, text, durable=durable)
-
-
-@attrs.frozen(kw_only=True)
-class Published:
-    """What :func:`publish` did; paths are in the output folder, sorted."""
-
-    written: tuple[Path, ...]
-    """Files that were missing or different."""
-    unchanged: tuple[Path, ...]
-    """Files that were there with the same content."""
-
-
-def publish(stage_dir: str | Path, output_dir: str | Path) -> Published:
-    """Copy a staged tree into the output folder.
-
-    Each file appears at once: it is copied beside its place under a hidden name, then renamed. A
-    file with the same content stays untouched, one that was deleted comes back, and files that
-    are not staged stay.
-
-    Parameters
-    ----------
-    stage_dir, output_dir : path
-        Roots of the staged and of the published tree.
-
-    Raises
-    ------
-    DatasetError
-        If ``stage_dir`` does not exist.
-    OutputError
-        If a file cannot be written.
-    """
-    stage, output = Path(stage_dir), Path(output_dir)
-    if not stage.is_dir():
-        raise DatasetError(f"{stage}: nothing to publish, the folder does not exist")
-    written, unchanged = [], []
-    for source in sorted(path for path in stage.rglob("*") if path.is_file()):
-        target = output / source.relative_to(stage)
-        try:
-            if target.is_file() and filecmp.cmp(source, target, shallow=False):
-                unchanged.append(target)
-            else:
-                written.append(_copy(source, target))
-        except OSError as error:
-            raise OutputError(
-                f"{target}: cannot be written ({error.strerror or error}); "
-                "check permissions and free space, then run again"
-            ) from error
-    return Published(written=tuple(written), unchanged=tuple(unchanged))
-
-
-def _copy(source: Path, target: Path) -> Path:
-    return _replace(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> Path:

@@ -50,7 +50,7 @@ class ImageEntry:
     """Run that made them."""
     made_from: Mapping[str, Any]
     """All that decides the result: checksums of image and model, options, version of the software."""
-    outputs: tuple[str, ...] = attrs.field(converter=tuple)
+    outputs: tuple[str, ...] = attrs.field(converter=tuple[str, ...])
     """Files that belong to it, below the root of the derivative."""
 
     @property

@@ -48,13 +48,16 @@ def read_weights(path: str | Path, expected: Mapping[str, Sequence[int]]) -> dic
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(8)
-        for magic, kind in _PICKLES.items():
-            if start.startswith(magic):
-                raise ValueError(f"{kind}, which may hold code; only safetensors are read")
         size = path.stat().st_size
         length = int.from_bytes(start, "little")
+        # A length may begin with the bytes of any other kind of file; the brace after it does not lie.
+        if file.read(1) != b"{":
+            for magic, kind in _PICKLES.items():
+                if start.startswith(magic):
+                    raise ValueError(f"{kind}, which may hold code; only safetensors are read")
         if len(start) < 8 or not 2 <= length <= min(_MOST_HEADER, size - 8):
             raise ValueError("no safetensors file, or a part of one")
+        file.seek(8)
         header = _header(file.read(length))
     _check(header, expected, size - 8 - length)
     try:

@@ -197,9 +197,21 @@ _DATASET_ROWS = (
         ignore="log",
     ),
     DatasetOutput(
+        key="manifest",
+        path="{participant}/log/manifest.json",
+        description="Checksums of a participant's files, and what each image's were made from",
+        ignore="log",
+    ),
+    DatasetOutput(
         key="run",
         path="{participant}/log/{run}/l2s_pydra.toml",
         description="Versions, command line and settings of the run",
+        ignore="log",
+    ),
+    DatasetOutput(
+        key="run_log",
+        path="{participant}/log/{run}/l2s_pydra.log",
+        description="What was said about the participant's images in the run",
         ignore="log",
     ),
     DatasetOutput(
@@ -209,9 +221,24 @@ _DATASET_ROWS = (
         ignore="log",
     ),
     DatasetOutput(
+        key="dataset_manifest",
+        path="logs/manifest.json",
+        description="Checksums of files that belong to no participant and no run",
+    ),
+    DatasetOutput(
+        key="run_manifest",
+        path="logs/{run}/manifest.json",
+        description="Checksums of the records of a run",
+    ),
+    DatasetOutput(
         key="dataset_run",
         path="logs/{run}/l2s_pydra.toml",
         description="Versions, command line and settings of a run that trained a model",
+    ),
+    DatasetOutput(
+        key="run_images",
+        path="logs/{run}/images.tsv",
+        description="What became of each image in the run, and why",
     ),
     DatasetOutput(
         key="dataset_crash",

@@ -270,7 +270,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _shown(image: Mapping[str, Any], output_dir: Path, page_dir: Path) -> ImageSummary:
     """Summary of an image, with the colours of its figure and the page of its model."""
-    colors = _colors(output_dir / image["dseg"].replace(".nii.gz", ".tsv"))
+    table = image["dseg"].replace(".nii.gz", ".tsv")
+    colors = _colors(page_dir / table) or _colors(output_dir / table)
     rows = [
         {**row, "color": colors.get(row["index"], row.get("color"))} for row in image["volumes"]
     ]

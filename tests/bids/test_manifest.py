@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from l2s_pydra.bids.derivatives import dataset_path
 from l2s_pydra.bids.manifest import FileEntry, ImageEntry, Manifest, manifest_of, manifests
 from l2s_pydra.errors import DatasetError
+from l2s_pydra.steps.outputs import DATASET_OUTPUTS
 
 
 @pytest.fixture
@@ -66,3 +68,13 @@ def test_it_is_plain_json(manifest, tmp_path):
 )
 def test_which_manifest_a_file_belongs_to(path, expected):
     assert manifest_of(path) == expected
+
+
+def test_the_manifests_are_rows_of_the_table_of_outputs():
+    rows = {
+        key: str(dataset_path(DATASET_OUTPUTS[key], participant="sub-1", run="r")) for key in ROWS
+    }
+    assert {key: manifest_of(path) for key, path in ROWS.items()} == rows
+
+
+ROWS = {"manifest": "sub-1/x", "dataset_manifest": "x", "run_manifest": "logs/r/x"}

@@ -90,7 +90,8 @@ def test_a_second_run_computes_nothing(copied, app, phantom):
     run = app(phantom, copied.output, copied.work, "learn", "participant", "group")
     assert run.code == 0, run.said
     assert "the same model was learned before" in run.said
-    assert "5 image(s) were segmented before" in run.said
+    assert "5 image(s): 0 done, 1 restored, 4 reused, 0 failed, 0 skipped" in run.said
+    assert f"{lost.relative_to(copied.output)} is missing" in run.said
     assert "segmenting" not in run.said
     assert lost.read_bytes() == content
     del before[lost]
@@ -131,7 +132,7 @@ def test_one_bad_image_stops_no_other(data, app, model, tmp_path):
     chosen = ("--participant-label", "05", "08")
     run = app(data, tmp_path / "out", tmp_path / "work", *arguments, *chosen)
     assert run.code == 0, run.said
-    assert "1 image(s) were segmented before" in run.said
+    assert "2 image(s): 1 done, 0 restored, 1 reused, 0 failed, 0 skipped" in run.said
     assert "segmenting 1 image(s)" in run.said
 
 

@@ -3,9 +3,12 @@
 import pytest
 
 from l2s_pydra import __version__
+from l2s_pydra.bids.entities import ImageRecord
 from l2s_pydra.workflows import session as module
 from l2s_pydra.workflows.engine import Outcome
+from l2s_pydra.workflows.finishing import Todo
 from l2s_pydra.workflows.options import Options
+from l2s_pydra.workflows.reuse import Decision
 from l2s_pydra.workflows.segmenting import _Jobs
 from l2s_pydra.workflows.session import Failure, Session, code_version
 
@@ -64,10 +67,14 @@ def test_images_are_divided_by_the_memory_that_was_asked_for(session, monkeypatc
         raise InterruptedError
 
     monkeypatch.setattr(Session, "share", share)
-    monkeypatch.setattr("l2s_pydra.workflows.engine.is_done", lambda *_: False)
-    monkeypatch.setattr(_Jobs, "tasks", lambda *_: [None])
+    monkeypatch.setattr(_Jobs, "_restore", lambda *_: None)
+    places = ("sub-01/anat/sub-01_T1w.nii", "sub-02/anat/sub-02_T1w.nii")
+    images = [
+        ImageRecord.from_path(here.options.bids_dir / p, here.options.bids_dir) for p in places
+    ]
+    todo = [Todo(image, {}, Decision("new")) for image in images]
     with pytest.raises(InterruptedError):
-        _Jobs([None, None], {}).run(here)
+        _Jobs(here, {}, None).run(todo)
     assert asked == [(2, {"max_memory_mb": 9000.0})]
 
 
