@@ -168,7 +168,7 @@ def crossed_interval(mode: npt.ArrayLike, baseline: npt.ArrayLike) -> tuple[floa
     with :math:`s_d` the standard deviation over the :math:`n` participants of their differences
     (each a mean over seeds) and :math:`s_m, s_b` those over the seeds of the modes' means over
     participants. The interval is :math:`\bar d \pm t_{0.975, \nu} s` with Satterthwaite's
-    degrees of freedom :math:`\nu = s^4 / (s_d^4 / (n^2 (n - 1)) + \dots)`. What is peculiar to a
+    degrees of freedom :math:`\nu = s^4 / (s_d^4 / (n^2 (n - 1)) + \ldots)`. What is peculiar to a
     participant *and* a training is in both parts, so that the interval is rather too wide than
     too narrow.
 

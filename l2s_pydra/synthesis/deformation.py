@@ -264,8 +264,8 @@ def warp_labels(labels: Tensor, field: Tensor) -> Tensor:
 
     Parameters
     ----------
-    labels : (*(S + 2),) integer tensor
-        From :func:`bordered`.
+    labels : integer tensor
+        Of shape S + 2, from :func:`bordered`.
     field : (ndim, *T) tensor
         Voxel coordinates in the map without its border. Overwritten.
 

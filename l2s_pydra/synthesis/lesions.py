@@ -2,7 +2,7 @@ r"""Lesions: smooth irregular blobs, and where they may be.
 
 A blob is star-shaped: in the direction :math:`u` from its centre it reaches as far as
 
-.. math:: R(u) = \rho \exp\Big(\sum_k a_k Y_k(u)\Big)
+.. math:: R(u) = \rho \exp\left(\sum_k a_k Y_k(u)\right)
 
 with :math:`Y_k` the harmonics of order 2 and 3 of the sphere (order 0 is size, order 1 is mostly
 displacement), or of order 2, 3, ... of the circle, each of unit mean square; :math:`\rho` is such
