@@ -13,6 +13,7 @@ from attrs import validators
 
 from .errors import ConfigError
 from .jsonfiles import read_json
+from .plugins import is_plugin, plugin_code
 from .values import count, level_pair, positive, positive_or_none, prior_table, share, sides
 
 __all__ = [
@@ -164,9 +165,31 @@ class AugmentationConfig:
     """The learned augmentation A_theta, by name, with its starting values."""
 
     name: str = "contrast"
-    """Module of :mod:`l2s_pydra.augmentation`."""
+    """Module of :mod:`l2s_pydra.augmentation`, or of another package: ``mypackage.fog``."""
     options: Mapping[str, Any] = attrs.field(factory=dict, converter=dict)
     """Keyword arguments of its builder."""
+    code: str | None = None
+    """Name and checksum of a module of another package, filled in when settings are made."""
+
+    def __attrs_post_init__(self) -> None:
+        code = self.code if is_plugin(self.name) else None
+        if is_plugin(self.name) and not str(code).startswith(f"{self.name}@"):
+            code = plugin_code(self.name, kind="augmentation")
+        object.__setattr__(self, "code", code)
+
+    def check_code(self) -> None:
+        """Check that a module of another package is what it was when the settings were made.
+
+        Raises
+        ------
+        ConfigError
+            If it has changed since.
+        """
+        if self.code and plugin_code(self.name, kind="augmentation") != self.code:
+            raise ConfigError(
+                f"augmentation {self.name!r} is not what it was when these settings were made; "
+                "bring that version back, or set augmentation.code to null"
+            )
 
 
 @attrs.frozen(kw_only=True)

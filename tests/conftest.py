@@ -24,6 +24,16 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
+def own_augmentation(tmp_path_factory):
+    """Folder with the whole augmentation that docs/extending.md shows, ``fog.py``."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = page.split("<!-- file: fog.py -->\n```python\n")[1].split("\n```\n")[0]
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "fog.py").write_text(code + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_training():
     """Inputs of ``Learn`` for the phantom data set, with settings that learn next to nothing."""
     data = bids_examples.path("phantom")

@@ -1,15 +1,18 @@
 """The learned augmentation A_theta, one module a model.
 
 A model is found by the name of its module, which offers ``build(*, ndim, group_names, **options)``.
+It may be of another package: then the name is where it is to be imported from,
+``mypackage.fog`` or ``fog:build`` (:mod:`l2s_pydra.plugins`).
 """
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from ..plugins import is_plugin, load_plugin
 from .base import Augmentation
 
 __all__ = ["Augmentation", "available", "build_augmentation"]
@@ -33,7 +36,7 @@ def build_augmentation(
     Parameters
     ----------
     name : str
-        Module of this package.
+        Module of this package, or of another: ``mypackage.fog``, ``fog:build``.
     ndim : int
         2 or 3.
     group_names : sequence of str
@@ -48,11 +51,10 @@ def build_augmentation(
     Raises
     ------
     ConfigError
-        If the name or an option is unknown, or an option is out of range.
+        If the name or an option is unknown, an option is out of range, or what another package
+        builds is no augmentation.
     """
-    if name not in available():
-        raise ConfigError(f"unknown augmentation {name!r}; available: {', '.join(available())}")
-    build = importlib.import_module(f".{name}", __name__).build
+    build = _builder(name)
     options = dict(options or {})
     known = [key for key in inspect.signature(build).parameters if key not in _GIVEN]
     unknown = sorted(set(options) - set(known))
@@ -61,8 +63,25 @@ def build_augmentation(
             f"augmentation {name!r} has no option {unknown[0]!r}; "
             f"available: {', '.join(known) or 'none'}"
         )
-    augmentation: Augmentation = build(ndim=ndim, group_names=group_names, **options)
+    augmentation = build(ndim=ndim, group_names=group_names, **options)
+    if not isinstance(augmentation, Augmentation):
+        raise ConfigError(
+            f"augmentation {name!r}: build returned {type(augmentation).__name__}, "
+            "which is no subclass of l2s_pydra.augmentation.Augmentation"
+        )
     return augmentation
+
+
+def _builder(name: str) -> Callable[..., Any]:
+    if is_plugin(name):
+        return load_plugin(name, kind="augmentation")
+    if name not in available():
+        raise ConfigError(
+            f"unknown augmentation {name!r}; available: {', '.join(available())}, "
+            "or one of yours as PACKAGE.MODULE or MODULE:build"
+        )
+    build: Callable[..., Any] = importlib.import_module(f".{name}", __name__).build
+    return build
 
 
 _GIVEN = ("ndim", "group_names")

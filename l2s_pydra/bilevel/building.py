@@ -22,8 +22,15 @@ def build_rule(training: TrainingConfig) -> updates.UpdateRule:
 
 
 def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
-    """Return the learned augmentation where it starts: at the statistics of the learning scans."""
+    """Return the learned augmentation where it starts: at the statistics of the learning scans.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be built, or is not what it was when the settings were made.
+    """
     chosen = config.augmentation
+    chosen.check_code()
     augmentation = build_augmentation(
         chosen.name,
         ndim=config.segmenter.ndim,

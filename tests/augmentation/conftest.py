@@ -58,6 +58,12 @@ def sample(request):
 
 
 @pytest.fixture
+def own(own_augmentation, monkeypatch):
+    """Let the augmentation of the documentation, in a file of its own, be imported."""
+    monkeypatch.syspath_prepend(own_augmentation)
+
+
+@pytest.fixture
 def group_names():
     return GROUPS
 
