@@ -14,7 +14,16 @@ from attrs import validators
 from .errors import ConfigError
 from .jsonfiles import read_json
 from .plugins import is_plugin, plugin_code
-from .values import count, level_pair, positive, positive_or_none, prior_table, share, sides
+from .values import (
+    count,
+    level_pair,
+    positive,
+    positive_or_none,
+    prior_table,
+    share,
+    sides,
+    theta_table,
+)
 
 __all__ = [
     "AugmentationConfig",
@@ -171,6 +180,11 @@ class AugmentationConfig:
     code: str | None = None
     """Name and checksum of a module of another package, filled in when settings are made."""
 
+    theta: Mapping[str, float] | None = attrs.field(default=None, converter=theta_table)
+    """Values of theta, by the names in ``theta.json``. Where theta is learned, it starts there and not
+    at what the learning scans show; in all other modes with synthetic images it stays there, for a
+    share ``1 - training.wide_share`` of these."""
+
     def __attrs_post_init__(self) -> None:
         code = self.code if is_plugin(self.name) else None
         if is_plugin(self.name) and not str(code).startswith(f"{self.name}@"):
@@ -276,8 +290,8 @@ class TrainingConfig:
     stop_after_skipped: int = attrs.field(default=25, validator=count)
     """Steps in a row without a finite loss and gradient (they are skipped) that end the run."""
     wide_share: float = attrs.field(default=0.85, validator=share)
-    """Share of draws that keep the generator's wide ranges instead of A_theta; only for
-    augmentations that replace the generator's intensities (``contrast``)."""
+    """Share of draws that keep the generator's wide ranges instead of A_theta, where theta is learned
+    or given; only for augmentations that replace the generator's intensities (``contrast``)."""
     real_share: float = attrs.field(default=0.5, validator=share)
     """Share of steps on real images in the ``mixed`` modes."""
     remap_share: float = attrs.field(default=0.5, validator=share)

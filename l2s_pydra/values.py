@@ -16,6 +16,7 @@ __all__ = [
     "prior_table",
     "share",
     "sides",
+    "theta_table",
 ]
 
 positive: Any = validators.gt(0)
@@ -92,6 +93,26 @@ def prior_table(value: Any) -> dict[str, tuple[float, float, float, float]]:
             )
         table[str(name)] = found
     return table  # type: ignore[return-value]
+
+
+def theta_table(value: Any) -> dict[str, float] | None:
+    """Convert values of theta, by name, or the contents of ``theta.json``; none are kept.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a finite number.
+    """
+    if value is None:
+        return None
+    values = dict(value)
+    if isinstance(values.get("average"), Mapping):
+        values = dict(values["average"])
+    table = {str(name): float(number) for name, number in values.items()}
+    for name, number in table.items():
+        if not abs(number) < float("inf"):
+            raise ValueError(f"the value of {name!r} is to be a finite number, not {number}")
+    return table
 
 
 def sides(value: Any) -> tuple[int, ...] | None:

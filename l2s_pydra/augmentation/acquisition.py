@@ -32,12 +32,13 @@ Billot et al., SynthSeg, Medical Image Analysis 2023.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .base import Augmentation, SyntheticSample, bounded, normal, unbounded
 
 __all__ = ["Acquisition", "build"]
@@ -143,6 +144,21 @@ class Acquisition(Augmentation):
             "blur_spread": float(self.blur_spread),
             "sigma": float(self.sigma),
         }
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Set theta; see :meth:`Augmentation.restore`."""
+        if values.get("gamma", 1.0) <= 0:
+            raise ConfigError(f"gamma must be above 0, not be {values['gamma']}")
+        places = {
+            "gamma": (self.log_gamma_raw, *_LOG_GAMMA),
+            "gamma_spread": (self.gamma_spread_raw, *_GAMMA_SPREAD),
+            "blur_voxels": (self.blur_raw, *_BLUR),
+            "blur_spread": (self.blur_spread_raw, *_BLUR_SPREAD),
+            "sigma": (self.sigma_raw, *_SIGMA),
+        }
+        logs = {"gamma": math.log(values["gamma"])} if "gamma" in values else {}
+        self._place({**values, **logs}, places)
 
 
 def _power(x: Tensor, gammas: Tensor) -> Tensor:

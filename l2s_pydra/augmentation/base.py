@@ -82,6 +82,49 @@ class Augmentation(nn.Module, abc.ABC):
             not shared by neighbouring voxels (all of it otherwise).
         """
 
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Set theta to values that :meth:`describe` gave.
+
+        Parameters
+        ----------
+        values : mapping
+            Name to value. What has no value stays as it is; names that are not of this augmentation,
+            such as groups that no label map here has, are left alone.
+
+        Raises
+        ------
+        ConfigError
+            If no name is of this augmentation, a value is out of range, or theta is not numbers.
+        """
+        raise ConfigError(
+            f"{type(self).__name__}: theta cannot be set from numbers; use an augmentation whose values "
+            "are all in theta.json"
+        )
+
+    def _place(self, values: Mapping[str, float], places: Mapping[str, "Place"]) -> None:
+        """Put values where they belong: an entry of a parameter, and its bounds."""
+        known = [name for name in places if name in values]
+        if not known:
+            raise ConfigError(
+                f"none of the values given ({', '.join(values) or 'none'}) is of "
+                f"{type(self).__name__}; it has {', '.join(places)}"
+            )
+        for name in known:
+            parameter, low, high = places[name]
+            parameter.copy_(_inside(values[name], low, high, name))
+
+
+Place = tuple[Tensor, float, float]
+"""An entry of a parameter, and the bounds of its value."""
+_EDGE = 1e-6
+"""Share of a range that learned values keep from its ends, as they are written with six digits."""
+
+
+def _inside(value: float, low: float, high: float, name: str) -> Tensor:
+    margin = _EDGE * (high - low)
+    near = min(max(value, low + margin), high - margin)
+    return unbounded(near if low <= value <= high else value, low, high, name=name)
+
 
 def bounded(raw: Tensor, low: float, high: float) -> Tensor:
     r"""Map the real line onto (low, high): :math:`l + (h - l)\,\mathrm{sigmoid}(\tau)`.

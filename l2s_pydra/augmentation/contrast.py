@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ._fields import smooth_field, spline_gain
-from .base import Augmentation, SyntheticSample, bounded, normal, unbounded
+from .base import Augmentation, Place, SyntheticSample, bounded, normal, unbounded
 
 __all__ = ["Contrast", "build"]
 
@@ -180,6 +180,27 @@ class Contrast(Augmentation):
             self.mean_raw[i] = _start(mean, _MEAN)
             self.spread_raw[i] = _start(spread, _SPREAD)
             self.variation_raw[i] = unbounded(_MATCHED_VARIATION, *_VARIATION)
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Set theta; see :meth:`Augmentation.restore`."""
+        quantities = {
+            "mean": (self.mean_raw, *_MEAN),
+            "variation": (self.variation_raw, *_VARIATION),
+            "spread": (self.spread_raw, *_SPREAD),
+        }
+        places: dict[str, Place] = {
+            f"{what}/{name}": (raw[i], low, high)
+            for what, (raw, low, high) in quantities.items()
+            for i, name in enumerate(self.group_names[1:])
+        }
+        places |= {"bias": (self.bias_raw, *_BIAS), "noise": (self.noise_raw, *_NOISE)}
+        if not any(name in places and "/" in name for name in values):
+            raise ConfigError(
+                f"no group of the label maps ({', '.join(self.group_names[1:])}) has a learned value; "
+                "use the label tables of the run that learned them"
+            )
+        self._place(values, places)
 
 
 def _start(value: float, bounds: tuple[float, float]) -> Tensor:

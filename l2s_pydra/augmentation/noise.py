@@ -5,7 +5,7 @@ r"""Additive Gaussian noise of a learned standard deviation.
 Hu et al., Learn2Synth, ICCV 2025, section 3.2 (parametric augmentation).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,11 @@ class Noise(Augmentation):
     def describe(self) -> dict[str, float]:
         """Return ``sigma``."""
         return {"sigma": float(self.sigma)}
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Set theta; see :meth:`Augmentation.restore`."""
+        self._place(values, {"sigma": (self.sigma_raw, 0, _HIGH)})
 
 
 def build(*, ndim: int, group_names: Sequence[str], sigma: float = 0.1) -> Noise:

@@ -14,7 +14,7 @@ Hu et al., Learn2Synth, ICCV 2025, section 3.2 (parametric augmentation).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,14 @@ class NoiseBias(Augmentation):
         named = {f"exponent_{k}": c for k, c in zip(_POINTS, exponents, strict=True)}
         strength = math.hypot(*exponents) * _log_uniform_std(*_FIELD_RANGE)
         return {"sigma": float(self.sigma), **named, "log_bias_std": strength}
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Set theta; see :meth:`Augmentation.restore`. The strength follows from the exponents."""
+        exponents = {
+            f"exponent_{k}": (self.exponents_raw[i], 0.0, 1.0) for i, k in enumerate(_POINTS)
+        }
+        self._place(values, {"sigma": (self.sigma_raw, 0.0, _HIGH), **exponents})
 
 
 def _log_uniform_std(low: float, high: float) -> float:

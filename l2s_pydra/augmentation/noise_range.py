@@ -7,7 +7,7 @@ The ends are ordered by construction: the lower one is a learned share of the up
 Hu et al., Learn2Synth, ICCV 2025, section 3.2 (parametric augmentation, the range variant).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,16 @@ class NoiseRange(Augmentation):
         """Return ``sigma_min`` and ``sigma_max``."""
         low, high = self.range
         return {"sigma_min": float(low), "sigma_max": float(high)}
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Set theta; see :meth:`Augmentation.restore`."""
+        places = {"sigma_max": (self.max_raw, 0.0, _HIGH), "sigma_min": (self.min_raw, 0.0, 1.0)}
+        given = {name: values[name] for name in places if name in values}
+        if given:
+            low, high = {**self.describe(), **given}.values()
+            given = {"sigma_max": high, "sigma_min": low / high if high > 0 else 0.0}
+        self._place(given or values, places)
 
 
 def build(

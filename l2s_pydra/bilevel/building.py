@@ -22,7 +22,7 @@ def build_rule(training: TrainingConfig) -> updates.UpdateRule:
 
 
 def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
-    """Return the learned augmentation where it starts: at the statistics of the learning scans.
+    """Return the augmentation where it starts: at the statistics of the learning scans, or as given.
 
     Raises
     ------
@@ -38,6 +38,8 @@ def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
         options=chosen.options,
     )
     augmentation.start(data.statistics)
+    if chosen.theta is not None:
+        augmentation.restore(chosen.theta)
     return augmentation
 
 

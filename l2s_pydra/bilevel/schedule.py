@@ -57,6 +57,8 @@ class Kinds:
     """``chance(step, stream)``: a number in [0, 1) that depends on the two only."""
     replaces: bool
     """Whether the augmentation replaces the generator's intensities."""
+    given: bool = False
+    """Whether the values of theta are given."""
 
     def real(self, step: int, *, tuning: bool) -> bool:
         """Whether the segmenter is trained on real images."""
@@ -69,7 +71,7 @@ class Kinds:
         """Whether A_theta makes the images; an augmentation of images always does."""
         if not self.replaces:
             return True
-        if self.config.mode not in _LEARNING:
+        if self.config.mode not in _LEARNING and not self.given:
             return False
         return self.chance(step, "choice") >= self.config.wide_share
 

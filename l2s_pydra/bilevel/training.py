@@ -127,6 +127,7 @@ class Trainer:
             config=self.training,
             chance=self.batches.chance,
             replaces=self.augmentation.replaces_intensities,
+            given=config.augmentation.theta is not None,
         )
         self.trials = Trials(
             config=self.training,

@@ -8,7 +8,17 @@ is an input so that another version of the software does not serve old results.
 from .assess import Assess
 from .estimate_priors import EstimatePriors
 from .evaluate import Evaluate
-from .learn import Learn
+from .learn import Learn, LearnSynthesis, TrainSegmenter
 from .segment import Segment
+from .synthesize_images import SynthesizeImages
 
-__all__ = ["Assess", "EstimatePriors", "Evaluate", "Learn", "Segment"]
+__all__ = [
+    "Assess",
+    "EstimatePriors",
+    "Evaluate",
+    "Learn",
+    "LearnSynthesis",
+    "Segment",
+    "SynthesizeImages",
+    "TrainSegmenter",
+]

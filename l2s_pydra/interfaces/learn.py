@@ -1,4 +1,4 @@
-"""Nipype interface that trains a model."""
+"""Nipype interfaces that train a model: in any mode, and the two halves of the method."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from .base import LEARN2SYNTH, SYNTHSEG, DeviceInputSpec, StepInterface
 
-__all__ = ["Learn"]
+__all__ = ["Learn", "LearnSynthesis", "TrainSegmenter"]
 
 
 class _LearnInputSpec(DeviceInputSpec):
@@ -67,9 +67,7 @@ class Learn(StepInterface):
     _references = [LEARN2SYNTH, SYNTHSEG]  # noqa: RUF012 (Nipype's attribute)
 
     def _run_interface(self, runtime: Any) -> Any:
-        from ..steps.learn import learn
-
-        model = learn(
+        model = self._train(
             images=[Path(image) for image in self.inputs.images],
             labels=[Path(label) for label in self.inputs.labels],
             participants=list(self.inputs.participants),
@@ -91,3 +89,78 @@ class Learn(StepInterface):
         self._results["config"] = str(model / "config.json")
         self._results["labels"] = str(model / "labels.tsv")
         return runtime
+
+    def _train(self, **arguments: Any) -> Path:
+        from ..steps.learn import learn
+
+        return learn(**arguments)
+
+
+class _LearnSynthesisOutputSpec(_LearnOutputSpec):
+    generator = File(exists=True, desc="generator.json in it: learned values and fixed ranges")
+    theta = File(exists=True, desc="theta.json in it: the learned values")
+    priors = File(exists=True, desc="priors.json in it: intensities of the learning images")
+
+
+class LearnSynthesis(Learn):
+    """Learn how synthetic images shall look, together with a segmenter.
+
+    Examples
+    --------
+    >>> from l2s_pydra.interfaces import LearnSynthesis
+    >>> LearnSynthesis(roles=["learn", "validate"]).inputs.roles
+    ['learn', 'validate']
+    """
+
+    output_spec = _LearnSynthesisOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        super()._run_interface(runtime)
+        for name in ("generator", "theta", "priors"):
+            self._results[name] = str(Path(self._results["model"]) / f"{name}.json")
+        return runtime
+
+    def _train(self, **arguments: Any) -> Path:
+        from ..steps.train import learn_synthesis
+
+        return learn_synthesis(**arguments)
+
+
+class _TrainSegmenterInputSpec(_LearnInputSpec):
+    mode = traits.Enum(
+        "synthseg",
+        "mixed",
+        "mixed-randomised",
+        "finetuned",
+        "finetuned-averaged",
+        usedefault=True,
+        desc="whether the segmenter sees the labelled images too; the mode in config does not count",
+    )
+    generator = File(
+        exists=True, xor=["theta"], desc="generator.json: the synthesis that was learned"
+    )
+    theta = File(
+        exists=True, xor=["generator"], desc="theta.json: values for the augmentation in config"
+    )
+    priors = File(exists=True, desc="priors.json: intensities measured in labelled images")
+
+
+class TrainSegmenter(Learn):
+    """Train a segmenter with a synthesis that stays as it is.
+
+    Examples
+    --------
+    >>> from l2s_pydra.interfaces import TrainSegmenter
+    >>> TrainSegmenter().inputs.mode
+    'synthseg'
+    """
+
+    input_spec = _TrainSegmenterInputSpec
+
+    def _train(self, **arguments: Any) -> Path:
+        from ..steps.train import train_segmenter
+
+        given: dict[str, Any] = {
+            name: self._path(name) for name in ("generator", "theta", "priors")
+        }
+        return train_segmenter(mode=self.inputs.mode, **given, **arguments)

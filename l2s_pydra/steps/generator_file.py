@@ -5,16 +5,19 @@ units; ``docs/export.md`` says how to bring them to other generators.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import SynthesisConfig, field_doc
+from ..errors import ConfigError
+from ..jsonfiles import read_json
 from ..labels import LabelScheme
 from .schemes import Schemes
 
 if TYPE_CHECKING:
     from ..synthesis import GenerationLabels
 
-__all__ = ["FORMAT_VERSION", "generator_record"]
+__all__ = ["FORMAT_VERSION", "generator_record", "read_generator"]
 
 FORMAT_VERSION = "1.0"
 """Version of the file's form; the first number changes if an entry is removed or means another thing."""
@@ -110,7 +113,9 @@ def generator_record(
     """
     learn = config["learn"]
     training, synthesis = learn["training"], learn["synthesis"]
-    learned = config["theta"] if training["mode"].startswith("learn2synth") else {}
+    given = learn["augmentation"].get("theta") is not None
+    uses = given or training["mode"].startswith("learn2synth")
+    learned = config["theta"] if uses else {}
     wide = training["wide_share"] if any("/" in name for name in learned) else 0.0
     singles = {name: value for name, value in learned.items() if "/" not in name}
     return {
@@ -140,6 +145,77 @@ def generator_record(
             for name, (kind, unit) in _RANGES.items()
         },
     }
+
+
+def read_generator(path: Path) -> dict[str, Any]:
+    """Read a ``generator.json`` as settings of a training whose images are drawn as it says.
+
+    Returns
+    -------
+    dict
+        ``spacing_mm``, ``skull_stripped``, and ``synthesis``, ``augmentation`` and ``training`` with what
+        there is to set in these sections of a :class:`~l2s_pydra.config.LearnConfig`.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not one, or of a form that is not known.
+    """
+    try:
+        record = read_json(path)
+        if record.get("format") != "l2s_pydra generator":
+            raise ConfigError(f"{path}: is no generator.json of a model folder; give that one")
+        if str(record["format_version"]).partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+            raise ConfigError(
+                f"{path}: has the form {record['format_version']}, {FORMAT_VERSION} is known; use the "
+                f"version of l2s_pydra that wrote it ({record['version']})"
+            )
+        return _settings_of(record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: cannot be used as a generator.json ({error!r})") from error
+
+
+def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    ranges = record["ranges"]
+    synthesis = {name: _value(name, ranges[name]) for name in _RANGES if name in ranges}
+    synthesis["priors"] = {
+        group["name"]: group["prior"] for group in record["groups"] if group["prior"]
+    }
+    found: dict[str, Any] = {
+        "spacing_mm": record["spacing_mm"],
+        "skull_stripped": record["skull_stripped"],
+        "synthesis": synthesis,
+        "augmentation": {},
+        "training": {},
+    }
+    if record["augmentation"] is not None:
+        theta = {name: entry["value"] for name, entry in record["learned"].items()}
+        for group in record["groups"]:
+            theta |= {f"{what}/{group['name']}": v for what, v in group["learned"].items()}
+        found["augmentation"] = {
+            "name": record["augmentation"],
+            "theta": {name: value for name, value in theta.items() if value is not None},
+        }
+        found["training"] = {"wide_share": 1.0 - record["learned_share"]}
+    return found
+
+
+def _value(name: str, form: Mapping[str, Any]) -> Any:
+    """Return the setting that :func:`_range` wrote as a distribution.
+
+    >>> _value("scaling", _range("about one", 0.2, "factor", 1.0, "scaling"))
+    0.2
+    """
+    kind = _RANGES[name][0]
+    if kind == "range":
+        return [form["low"], form["high"]]
+    if kind == "about one":
+        return round(form["high"] - 1, 12)
+    if kind == "log-normal":
+        return form["log_std"]
+    return form["high"] if form["distribution"].startswith("uniform") else form["value"]
 
 
 def _with_unit(name: str, value: float | None) -> dict[str, Any]:

@@ -143,6 +143,10 @@ class TrainingGrid:
         }
         return self._map("own", source, done, lambda: self._own_map(scan))
 
+    def affine(self, source: Source) -> npt.NDArray[np.float64]:
+        """(4, 4), voxels of the working grid over a source to RAS+ mm."""
+        return self._conform(source, fine=False).affine
+
     def _kept(self, what: str, source: Source, done: dict[str, Any], make: Any) -> Made:
         store = self.store if source.content else Conformed()
         key = {

@@ -26,7 +26,7 @@ from .sources import Source
 if TYPE_CHECKING:
     from ..bilevel.training import RealScan, TrainingData
 
-__all__ = ["measure", "prepare"]
+__all__ = ["group_tables", "measure", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def measure(
     report(problems)
     grid = _grid(examiner, _of_role(scans, roles, "learn"), config)
     real, own = _on_grid(grid, scans, names, roles)
-    return _moments(grid, real["learn"], own, _tables(grid, own))
+    return _moments(grid, real["learn"], own, group_tables(grid, own))
 
 
 def _examined(
@@ -225,7 +225,7 @@ def _training_data(
     from ..synthesis import GenerationLabels, Synthesizer
 
     config, learn = grid.config, real["learn"]
-    tables = _tables(grid, [*own, *maps])
+    tables = group_tables(grid, [*own, *maps])
     moments = _moments(grid, learn, own, tables)
     statistics = _statistics(moments, tables["group_names"])
     small = torch.uint8 if grid.kind is np.uint8 else torch.int16
@@ -275,8 +275,8 @@ def _moments(
     return measure_moments(scans, [m.labels.numpy() for m in own], tables, grid.factor)
 
 
-def _tables(grid: TrainingGrid, maps: Sequence[GenerationMap]) -> dict[str, Any]:
-    """Group, channel and opposite of each generation label; groups occur in some map."""
+def group_tables(grid: TrainingGrid, maps: Sequence[GenerationMap]) -> dict[str, Any]:
+    """Return group, channel and opposite of each generation label; groups occur in some map."""
     tables = grid.schemes.generation_tables(grid.config.synthesis.subclusters)
     if grid.stripped:
         _share_background(tables)

@@ -174,6 +174,8 @@ class _Shown:
                 options=settings.augmentation.options,
             )
         augmentation.start(data.statistics)
+        if settings.augmentation.theta is not None:
+            augmentation.restore(settings.augmentation.theta)
         one = attrs.evolve(settings.training, batch_size=1)
         return cls(
             settings=settings,
@@ -188,6 +190,8 @@ class _Shown:
         """Kinds of images that a training in this mode makes, and the real ones."""
         mode = self.settings.training.mode
         made = _MADE.get(mode, ("learned", "wide", "augmented"))
+        if self.settings.augmentation.theta is not None and "wide" in made:
+            made = ("learned", *(kind for kind in made if kind != "learned"))
         if not self.augmentation.replaces_intensities and "wide" in made:
             # It acts on every synthetic image, whatever the mode.
             made = ("learned", *(kind for kind in made if kind not in ("learned", "wide")))

@@ -11,7 +11,7 @@ import attrs
 
 from ..errors import ConfigError
 
-__all__ = ["at_least", "known_device", "one_of"]
+__all__ = ["at_least", "known_device", "one_of", "share"]
 
 Check = Callable[[Any, Any, Any], None]
 
@@ -50,6 +50,19 @@ def one_of(*allowed: str) -> Check:
                     )
 
     return check
+
+
+def share(task: Any, field: Any, value: Any) -> None:
+    """Check that a share, if there is one, is in [0, 1].
+
+    Raises
+    ------
+    ConfigError
+        If it is not.
+    """
+    for number in _known(value):
+        if number is not None and not 0 <= number <= 1:
+            raise ConfigError(f"{field.name} must be between 0 and 1, not {number!r}")
 
 
 def known_device(owner: Any, field: Any, value: str) -> None:

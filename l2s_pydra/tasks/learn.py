@@ -111,14 +111,6 @@ class Learn(python.Task["Learn.Outputs"]):
             config=config,
             segmentation=segmentation,
             out_dir=Path.cwd(),
-            checkpoint_dir=Path(resources.checkpoint_dir) if resources.checkpoint_dir else None,
-            checkpoint_every=resources.checkpoint_every,
-            keep_checkpoints=resources.keep_checkpoints,
-            memory_bytes=resources.memory_bytes,
-            cache_dir=Path(resources.cache_dir) if resources.cache_dir else None,
-            device=resources.device,
-            threads=resources.threads,
-            processes=resources.processes,
-            title=resources.title,
+            **resources.of_training(),
         )
         return model, model / "weights.safetensors", model / "config.json", model / "labels.tsv"

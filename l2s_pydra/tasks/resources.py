@@ -1,6 +1,7 @@
 """What the tasks share: the type of an image, and where a task runs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -53,6 +54,15 @@ class Resources:
     """Folder that keeps data on the training grid for further trainings; ``None`` keeps none."""
     title: str | None = None
     """What the log calls a training that runs beside others; ``None`` where there is but one."""
+
+    def of_training(self) -> dict[str, Any]:
+        """Return what a training takes of it, by the names of :func:`l2s_pydra.steps.learn.learn`."""
+        folders = {"checkpoint_dir": self.checkpoint_dir, "cache_dir": self.cache_dir}
+        names = ("device", "threads", "processes", "checkpoint_every", "keep_checkpoints")
+        return {
+            **{name: Path(folder) if folder else None for name, folder in folders.items()},
+            **{name: getattr(self, name) for name in (*names, "memory_bytes", "title")},
+        }
 
     def __bytes_repr__(self, cache: Any) -> Iterator[bytes]:
         """Give Pydra the same bytes for all instances."""

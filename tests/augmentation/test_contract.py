@@ -68,6 +68,28 @@ def test_each_image_depends_on_its_own_seed_alone(augmentation, sample, new_samp
     assert not torch.allclose(both, other)
 
 
+def test_theta_can_be_set_to_what_was_described(request, augmentation, sample, group_names):
+    """As six digits in JSON; of other values than those it starts with."""
+    with torch.no_grad():
+        for number, param in enumerate(augmentation.parameters()):
+            param.add_(0.3 * torch.sin(torch.arange(param.numel()) + number).view(param.shape))
+    theta = {name: float(f"{value:.6g}") for name, value in augmentation.describe().items()}
+    name = type(augmentation).__module__.rpartition(".")[2]
+    other = build_augmentation(name, ndim=sample.image.ndim - 2, group_names=group_names).double()
+    if name == "unet":
+        with pytest.raises(ConfigError, match="cannot be set from numbers"):
+            other.restore(theta)
+        return
+    other.restore({**theta, "mean/nowhere": 0.5})
+    assert other.describe() == pytest.approx(theta, rel=1e-5)
+    torch.testing.assert_close(other(sample), augmentation(sample), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"none of the values given|no group of the label maps"):
+        other.restore({"unknown": 0.1})
+    high = next(name for name in theta if name != "log_bias_std")
+    with pytest.raises(ConfigError, match="must lie strictly between"):
+        other.restore({**theta, high: 50.0})
+
+
 def test_gradient_reaches_every_parameter(augmentation, sample):
     (augmentation(sample) * _weights(sample)).sum().backward()
     for name, param in augmentation.named_parameters():

@@ -4,10 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+from nipype.interfaces.base import TraitError
 from nipype.pipeline import engine as pe
 
-from l2s_pydra import __version__
-from l2s_pydra.interfaces import Assess, EstimatePriors, Evaluate, Learn, Segment
+from l2s_pydra import __version__, interfaces
+from l2s_pydra.interfaces import (
+    Assess,
+    EstimatePriors,
+    Evaluate,
+    Learn,
+    LearnSynthesis,
+    Segment,
+    SynthesizeImages,
+    TrainSegmenter,
+)
+from l2s_pydra.steps.train import FIXED_MODES
 from l2s_pydra.workflows.nipype import init_learn_wf, init_segment_wf
 
 
@@ -26,7 +37,7 @@ def nipype_inputs(tiny_training):
 @pytest.fixture(scope="session")
 def learned(nipype_inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learn")
-    return Learn(**nipype_inputs, device="cpu", threads=1).run(cwd=str(folder)).outputs
+    return LearnSynthesis(**nipype_inputs, threads=1).run(cwd=str(folder)).outputs
 
 
 def test_learn_segment_evaluate(learned, nipype_inputs, tmp_path):
@@ -89,6 +100,38 @@ def test_estimate_priors(nipype_inputs, tmp_path):
     assert Path(found.figure).is_file()
 
 
+def test_a_synthesis_is_learned_and_used(learned, nipype_inputs, tmp_path):
+    trained = TrainSegmenter(**nipype_inputs, generator=learned.generator, threads=1)
+    outputs = trained.run(cwd=str(tmp_path)).outputs
+    assert Path(outputs.model).name.startswith("model-synthseg")
+    drawn = SynthesizeImages(
+        label_maps=nipype_inputs["label_maps"],
+        maps_table=nipype_inputs["maps_table"],
+        target_table=nipype_inputs["real_table"],
+        generator=learned.generator,
+        learned_share=1.0,
+        count=1,
+        threads=1,
+    )
+    outputs = drawn.run(cwd=str(tmp_path)).outputs
+    assert Path(outputs.images[0]).name == "synth-0000_image.nii.gz"
+    assert json.loads(Path(outputs.draws[0]).read_text())["learned"]
+
+
+def test_ranges_are_those_of_the_steps():
+    assert TrainSegmenter.input_spec().traits()["mode"].trait_type.values == FIXED_MODES
+    for make in (
+        lambda: SynthesizeImages(count=0),
+        lambda: SynthesizeImages(learned_share=1.5),
+        lambda: TrainSegmenter(mode="learn2synth"),
+        lambda: Learn(roles=["judge"]),
+        lambda: Segment(test_time_draws=0),
+        lambda: Segment(threads=0),
+    ):
+        with pytest.raises(TraitError):
+            make()
+
+
 def test_workflows_connect(nipype_inputs, tmp_path):
     learn_wf = init_learn_wf(config=nipype_inputs["config"], segmentation="tissue")
     for name, value in nipype_inputs.items():
@@ -125,7 +168,10 @@ def test_where_an_interface_runs_is_not_hashed():
     assert here.inputs.get_hashval()[1] != other.inputs.get_hashval()[1]
 
 
-@pytest.mark.parametrize("interface", [Learn, Segment, Evaluate, Assess, EstimatePriors])
+INTERFACES = [getattr(interfaces, name) for name in interfaces.__all__]
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
 def test_every_interface_has_a_version_and_says_what_each_input_is(interface):
     instance = interface()
     assert instance.version == instance.inputs.code_version == __version__

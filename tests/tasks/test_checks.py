@@ -4,7 +4,16 @@ import pytest
 from pydra.compose import workflow
 
 from l2s_pydra.errors import ConfigError
-from l2s_pydra.tasks import Learn, Preview, Resources, Segment
+from l2s_pydra.steps.train import FIXED_MODES
+from l2s_pydra.tasks import (
+    Learn,
+    LearnSynthesis,
+    Preview,
+    Resources,
+    Segment,
+    SynthesizeImages,
+    TrainSegmenter,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +25,14 @@ from l2s_pydra.tasks import Learn, Preview, Resources, Segment
             lambda: Learn(roles=["learn", "judge"]),
             "roles: 'judge' is unknown; available: 'learn', 'validate', 'test'",
         ),
+        (lambda: LearnSynthesis(roles=["judge"]), "roles: 'judge' is unknown"),
+        (
+            lambda: TrainSegmenter(mode="learn2synth"),
+            f"mode: 'learn2synth' is unknown; available: {', '.join(map(repr, FIXED_MODES))}",
+        ),
+        (lambda: SynthesizeImages(count=0), "count must be at least 1, not 0"),
+        (lambda: SynthesizeImages(seed=-1), "seed must be at least 0, not -1"),
+        (lambda: SynthesizeImages(learned_share=1.1), "learned_share must be between 0 and 1"),
         (lambda: Resources(device="gpu"), "device: 'gpu' is unknown; available: 'auto', 'cpu'"),
         (lambda: Resources(device="cuda:"), "device: 'cuda:' is unknown"),
         (lambda: Resources(threads=0), "threads must be at least 1, not 0"),

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 from pydra.utils.general import get_fields
 
-from l2s_pydra import __version__
-from l2s_pydra.errors import ImageError
+from l2s_pydra import __version__, tasks
+from l2s_pydra.errors import ConfigError, ImageError
 from l2s_pydra.tasks import (
     Assess,
     EstimatePriors,
     Evaluate,
     Learn,
+    LearnSynthesis,
     Preview,
     Resources,
     Segment,
+    SynthesizeImages,
+    TrainSegmenter,
 )
 
 CPU = Resources(device="cpu", threads=1)
@@ -24,8 +27,9 @@ CPU = Resources(device="cpu", threads=1)
 
 @pytest.fixture(scope="session")
 def learned(tiny_training, tmp_path_factory):
-    """Outputs of the task ``Learn``."""
-    return Learn(**tiny_training, resources=CPU)(cache_root=tmp_path_factory.mktemp("cache"))
+    """Outputs of the task ``LearnSynthesis``."""
+    task = LearnSynthesis(**tiny_training, resources=CPU)
+    return task(cache_root=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -53,6 +57,51 @@ def test_learn_returns_the_model_folder_and_its_files(learned):
     for file in (learned.weights, learned.model_config, learned.model_labels):
         assert Path(file).parent == folder
     assert json.loads(Path(learned.model_config).read_text())["segmentation"] == "tissue"
+
+
+def test_learn_is_the_same_in_the_modes_that_learn(learned, tiny_training, tmp_path):
+    plain = Learn(**tiny_training, resources=CPU)(cache_root=tmp_path)
+    assert Path(plain.weights).read_bytes() == Path(learned.weights).read_bytes()
+    assert Path(plain.model).name == Path(learned.model).name
+
+
+def test_a_synthesis_is_learned_and_used(learned, tiny_training, tmp_path):
+    """In a training, and for images."""
+    generator = json.loads(Path(learned.generator).read_text())
+    assert generator["mode"] == "learn2synth"
+    assert Path(learned.theta).parent == Path(learned.priors).parent == Path(learned.model)
+    trained = TrainSegmenter(**tiny_training, generator=learned.generator, resources=CPU)(
+        cache_root=tmp_path
+    )
+    assert Path(trained.model).name.startswith("model-synthseg")
+    config = json.loads(Path(trained.model_config).read_text())
+    assert config["learn"]["augmentation"]["theta"]
+    drawn = SynthesizeImages(
+        label_maps=tiny_training["label_maps"],
+        maps_table=tiny_training["maps_table"],
+        target_table=tiny_training["real_table"],
+        generator=learned.generator,
+        count=2,
+        learned_share=1.0,
+        resources=CPU,
+    )(cache_root=tmp_path)
+    assert [Path(image).name for image in drawn.images] == [
+        "synth-0000_image.nii.gz",
+        "synth-0001_image.nii.gz",
+    ]
+    assert len(drawn.labels) == 2
+    record = json.loads(Path(drawn.draws[1]).read_text())
+    assert record["learned"]
+    assert record["seed"] == 1
+    assert record["spacing_mm"] == generator["spacing_mm"]
+
+
+def test_theta_that_stays_cannot_be_learned(tiny_training, tmp_path):
+    config = {**tiny_training["config"]}
+    config["training"] = {**config["training"], "mode": "synthseg"}
+    task = LearnSynthesis(**{**tiny_training, "config": config}, resources=CPU)
+    with pytest.raises(ConfigError, match="use TrainSegmenter"):
+        task(cache_root=tmp_path)
 
 
 def test_learn_segment_evaluate(learned, segment, tiny_training, tmp_path):
@@ -169,8 +218,12 @@ def test_a_broken_image_fails_when_it_runs(segment, tmp_path):
         task(cache_root=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("task", [Learn, Preview, Segment, Evaluate, Assess, EstimatePriors])
+TASKS = [value for value in vars(tasks).values() if hasattr(value, "Outputs")]
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_a_version_and_says_what_each_input_is(task):
+    assert len(TASKS) == 9
     fields = {field.name: field for field in get_fields(task)}
     assert fields["code_version"].default == __version__
     assert task.__doc__
