@@ -1,5 +1,6 @@
 """What tests of several packages use."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -84,3 +85,27 @@ def bids_validator():
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return bids_validator
+
+
+ACCEPTED_WARNINGS = {
+    "TOO_FEW_AUTHORS": "who ran the software is not known to it, and is for them to say",
+    "SUBJECT_FOLDERS": "a model, a comparison or a preview alone is no data of participants",
+}
+"""Warnings of the validator that outputs may have, and why."""
+
+
+@pytest.fixture(scope="session")
+def derivative_is_valid(bids_validator):
+    """Check that the validator finds no error in an output folder and no warning but those listed."""
+
+    def derivative_is_valid(root):
+        done = bids_validator(root, "--format", "json")
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        accepted = set(ACCEPTED_WARNINGS)
+        if any(root.glob("sub-*/**/*.nii.gz")):
+            accepted.remove("SUBJECT_FOLDERS")
+        wrong = [i for i in issues if i["severity"] == "error" or i["code"] not in accepted]
+        assert wrong == []
+        assert done.returncode == 0
+
+    return derivative_is_valid

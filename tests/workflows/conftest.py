@@ -30,13 +30,14 @@ class Run:
 
 
 def command(data, output, work, *arguments):
-    """Command line that calls the application as a user would."""
-    derivatives = data / "derivatives"
+    """Command line that calls the application as a user would, with the labels that there are."""
+    given = {"--real-labels": "reference", "--label-maps": "labelmaps"}
+    places = {option: data / "derivatives" / name for option, name in given.items()}
     return [
         *(sys.executable, "-m", "l2s_pydra.workflows.cli", str(data), str(output), *arguments),
-        *("--real-labels", str(derivatives / "reference")),
-        *("--label-maps", str(derivatives / "labelmaps")),
-        *("--work-dir", str(work), "--nprocs", "2", "--omp-nthreads", "1"),
+        *(word for item in places.items() if item[1].is_dir() for word in map(str, item)),
+        *("--work-dir", str(work), "--omp-nthreads", "1"),
+        *(() if "--nprocs" in arguments else ("--nprocs", "2")),
         *TINY,
     ]
 
