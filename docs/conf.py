@@ -23,6 +23,7 @@ version = release = l2s_pydra.__version__
 
 extensions = [
     "docstrings",
+    "engines",
     "mathml",
     "myst_nb",
     "numpydoc",
