@@ -8,7 +8,7 @@ from pydra.compose import workflow
 from l2s_pydra import __version__
 from l2s_pydra.tasks import Evaluate, Image
 
-__all__ = ["EvaluateImage", "EvaluateImages"]
+__all__ = ["EvaluateDataset", "EvaluateImage", "EvaluateImages"]
 
 
 @workflow.define(outputs=["table"])
@@ -60,7 +60,7 @@ def EvaluateImage(  # noqa: N802 (Pydra makes a class of it)
 
 
 @workflow.define(outputs=["tables"])
-def EvaluateImages(  # noqa: N802 (Pydra makes a class of it)
+def EvaluateDataset(  # noqa: N802 (Pydra makes a class of it)
     dsegs: list[Image],
     names: list[str],
     references: list[Image],
@@ -110,3 +110,7 @@ def EvaluateImages(  # noqa: N802 (Pydra makes a class of it)
         name="image",
     )
     return image.table
+
+
+EvaluateImages = EvaluateDataset
+"""The same by its former name."""

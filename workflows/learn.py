@@ -8,11 +8,11 @@ from pydra.compose import workflow
 from l2s_pydra import __version__
 from l2s_pydra.tasks import Image, Learn, Resources
 
-__all__ = ["LearnModel"]
+__all__ = ["LearnModel", "LearnWorkflow"]
 
 
-@workflow.define(outputs=["model"])
-def LearnModel(  # noqa: N802 (Pydra makes a class of it)
+@workflow.define(outputs=["model", "weights", "model_config", "model_labels"])
+def LearnWorkflow(  # noqa: N802 (Pydra makes a class of it)
     images: list[Image],
     labels: list[Image],
     participants: list[str],
@@ -25,7 +25,7 @@ def LearnModel(  # noqa: N802 (Pydra makes a class of it)
     segmentation: str = "learned",
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
-) -> str:
+) -> tuple[str, str, str, str]:
     """Train a model; the inputs are those of :class:`l2s_pydra.tasks.Learn`.
 
     Parameters
@@ -59,6 +59,8 @@ def LearnModel(  # noqa: N802 (Pydra makes a class of it)
     -------
     model : str
         The model folder; a string, as Pydra copies the files that a workflow returns.
+    weights, model_config, model_labels : str
+        ``weights.safetensors``, ``config.json`` and ``labels.tsv`` in it.
     """
     learn = workflow.add(
         Learn(
@@ -76,4 +78,8 @@ def LearnModel(  # noqa: N802 (Pydra makes a class of it)
             code_version=code_version,
         )
     )
-    return learn.model
+    return learn.model, learn.weights, learn.model_config, learn.model_labels
+
+
+LearnModel = LearnWorkflow
+"""The same by its former name."""

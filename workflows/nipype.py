@@ -1,13 +1,14 @@
 """Nipype workflows around the interfaces.
 
-Each factory returns a workflow with an ``inputnode`` and an ``outputnode``, to be connected into
+Node names equal variable names. Each factory returns a workflow with an ``inputnode`` and an ``outputnode``, to be connected into
 another workflow. A workflow handles one image, so that a broken image stops only its own.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["init_learn_wf", "init_segment_wf"]
+__all__ = ["init_learn_wf", "init_segment_wf", "init_study_wf"]
 
 _MODEL = ("weights", "config", "labels")
 
@@ -60,7 +61,7 @@ def init_learn_wf(
     fields = ["images", "labels", "participants", "roles", "label_maps", "real_table"]
     fields += ["maps_table", "label_mapping", "checkpoint_dir"]
     outputs = ["model", *_MODEL]
-    workflow = pe.Workflow(name=name)
+    workflow = _workflow(name)
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     learn = pe.Node(
         Learn(config=config, segmentation=segmentation, use_gpu=use_gpu, threads=threads),
@@ -143,7 +144,7 @@ def init_segment_wf(
 
     fields = ["image", "entities", "source", *_MODEL]
     outputs = ["tree", "dseg", "morph", "summary"]
-    workflow = pe.Workflow(name=name)
+    workflow = _workflow(name)
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     given = {
         "res": res,
@@ -173,3 +174,165 @@ def init_segment_wf(
         ]
     )
     return workflow
+
+
+def init_study_wf(
+    *,
+    output_dir: str | Path,
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    participants: Sequence[str],
+    roles: Sequence[str],
+    label_maps: Sequence[Path],
+    config: dict[str, Any],
+    real_table: Path,
+    scans: Sequence[Path],
+    entities: Sequence[dict[str, str]],
+    sources: Sequence[str],
+    names: Sequence[str],
+    references: Sequence[Path],
+    reference_table: Path,
+    other_scans: Sequence[Path] = (),
+    other_entities: Sequence[dict[str, str]] = (),
+    other_sources: Sequence[str] = (),
+    maps_table: Path | None = None,
+    label_mapping: Path | None = None,
+    segmentation: str = "learned",
+    flip: bool = True,
+    use_gpu: bool = False,
+    threads: int = 1,
+    mem_gb: float = 4.0,
+    name: str = "study_wf",
+) -> Any:
+    """Build a workflow that learns, segments everyone, and compares where there is a reference.
+
+    Each image has a workflow of its own, so that a broken one stops no other. What is segmented goes
+    to ``output_dir`` under its BIDS names as soon as it is done.
+
+    .. code-block:: text
+
+        learn_wf ── segment_<name>_wf ── derivatives_<name>     (an image each)
+                                    └─── evaluate_<name>        (those with a reference)
+
+    Parameters
+    ----------
+    output_dir : path
+        Root of the derivative data set.
+    images, labels, participants, roles, label_maps, config, real_table, maps_table, label_mapping
+        What to learn from, as :class:`l2s_pydra.interfaces.Learn` takes it.
+    scans, entities, sources, names, references, reference_table
+        Images that have a reference, what they are, and the reference of each.
+    other_scans, other_entities, other_sources
+        Images that have none. All of these are what
+        :func:`l2s_pydra.workflows.study.study_inputs` returns.
+    segmentation : str, default="learned"
+        Value of the ``seg-`` entity.
+    flip : bool, default=True
+        Average with the prediction on the left-right mirror image.
+    use_gpu : bool, default=False
+        Ask the scheduler for a GPU, for the training and for each image.
+    threads : int, default=1
+        CPU threads of each.
+    mem_gb : float, default=4.0
+        Memory the scheduler sets aside for each, GB.
+    name : str, default="study_wf"
+        Name of the workflow.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+
+    Inputs
+    ------
+    inputnode.checkpoint_dir
+        Folder from which an interrupted training goes on.
+
+    Outputs
+    -------
+    outputnode.model
+        The model folder.
+    """
+    from nipype.interfaces.utility import IdentityInterface
+    from nipype.pipeline import engine as pe
+
+    from l2s_pydra.interfaces import DerivativesDataSink, Evaluate
+
+    workflow = _workflow(name)
+    inputnode = pe.Node(IdentityInterface(fields=["checkpoint_dir"]), name="inputnode")
+    outputnode = pe.Node(IdentityInterface(fields=["model"]), name="outputnode")
+    resources: dict[str, Any] = {"use_gpu": use_gpu, "threads": threads, "mem_gb": mem_gb}
+    learn_wf = init_learn_wf(config=config, segmentation=segmentation, **resources)
+    learning = {
+        "images": [str(path) for path in images],
+        "labels": [str(path) for path in labels],
+        "participants": list(participants),
+        "roles": list(roles),
+        "label_maps": [str(path) for path in label_maps],
+        "real_table": str(real_table),
+        **{
+            key: str(path)
+            for key, path in {"maps_table": maps_table, "label_mapping": label_mapping}.items()
+            if path is not None
+        },
+    }
+    learn_wf.inputs.inputnode.trait_set(**learning)
+    workflow.connect(inputnode, "checkpoint_dir", learn_wf, "inputnode.checkpoint_dir")
+    workflow.connect(learn_wf, "outputnode.model", outputnode, "model")
+    known = [*zip(scans, entities, sources, strict=True)]
+    known += zip(other_scans, other_entities, other_sources, strict=True)
+    for number, (scan, who, source) in enumerate(known):
+        stem = _node_name(source)
+        segment_wf = init_segment_wf(flip=flip, name=f"segment_{stem}_wf", **resources)
+        segment_wf.inputs.inputnode.trait_set(image=str(scan), entities=who, source=source)
+        derivatives = pe.Node(
+            DerivativesDataSink(base_directory=str(output_dir)),
+            name=f"derivatives_{stem}",
+            run_without_submitting=True,
+        )
+        model = [(f"outputnode.{file}", f"inputnode.{file}") for file in _MODEL]
+        workflow.connect(
+            [
+                (learn_wf, segment_wf, model),
+                (segment_wf, derivatives, [("outputnode.tree", "tree")]),
+            ]
+        )
+        if number < len(scans):
+            evaluate = pe.Node(
+                Evaluate(
+                    names=[names[number]],
+                    references=[str(references[number])],
+                    reference_table=str(reference_table),
+                ),
+                name=f"evaluate_{stem}",
+            )
+            workflow.connect(
+                [
+                    (segment_wf, evaluate, [(("outputnode.dseg", _listed), "dsegs")]),
+                    (learn_wf, evaluate, [("outputnode.labels", "model_labels")]),
+                ]
+            )
+    return workflow
+
+
+def _workflow(name: str) -> Any:
+    """Make an empty workflow whose crash files are text, which anyone can read, and no pickles."""
+    from nipype.pipeline import engine as pe
+
+    workflow = pe.Workflow(name=name)
+    workflow.config["execution"] = {"crashfile_format": "txt"}
+    return workflow
+
+
+def _node_name(source: str) -> str:
+    """Name of an image as Nipype allows it in the name of a node.
+
+    >>> _node_name("sub-01/anat/sub-01_acq-a_T1w.nii.gz")
+    'sub_01_acq_a_T1w'
+    """
+    stem = source.rpartition("/")[2].partition(".")[0]
+    return "".join(c if c.isalnum() else "_" for c in stem)
+
+
+def _listed(item: str) -> list[str]:
+    """Make a list of one; Nipype runs it, and its source alone, between two nodes."""
+    return [item]

@@ -10,10 +10,10 @@ from pydra.compose import workflow
 from l2s_pydra import __version__
 from l2s_pydra.tasks import Image, Resources, Segment
 
-__all__ = ["SegmentImage", "SegmentImages"]
+__all__ = ["SegmentDataset", "SegmentImage", "SegmentImages"]
 
 
-@workflow.define(outputs=["tree", "summary"])
+@workflow.define(outputs=["tree", "summary", "dseg"])
 def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
     image: Image,
     weights: File,
@@ -30,7 +30,7 @@ def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
     model_in_dataset: bool = True,
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
-) -> tuple[str, str]:
+) -> tuple[str, str, str]:
     """Segment one image.
 
     A workflow of its own for each image, because Pydra stops a node for all images when one fails.
@@ -76,6 +76,8 @@ def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
         Staged BIDS derivative; a string, as Pydra copies the files that a workflow returns.
     summary : str
         What the report of the participant needs, as JSON.
+    dseg : str
+        The segmentation in the tree.
     """
     segment = workflow.add(
         Segment(
@@ -96,11 +98,11 @@ def SegmentImage(  # noqa: N802 (Pydra makes a class of it)
             code_version=code_version,
         )
     )
-    return segment.tree, segment.summary
+    return segment.tree, segment.summary, segment.dseg
 
 
-@workflow.define(outputs=["trees", "summaries"])
-def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
+@workflow.define(outputs=["trees", "summaries", "dsegs"])
+def SegmentDataset(  # noqa: N802 (Pydra makes a class of it)
     images: list[Image],
     entities: list[dict[str, str]],
     sources: list[str],
@@ -116,8 +118,11 @@ def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
     model_in_dataset: bool = True,
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
-) -> tuple[list[str], list[str]]:
-    """Segment many images with one model.
+) -> tuple[list[str], list[str], list[str]]:
+    """Segment many images, such as those of a BIDS data set, with one model.
+
+    Each in a workflow of its own (:func:`SegmentImage`), so that what is equal to an earlier run is
+    taken from the cache, image by image.
 
     Parameters
     ----------
@@ -160,6 +165,8 @@ def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
         Staged BIDS derivative of each image.
     summaries : list of str
         What the report needs, of each image.
+    dsegs : list of str
+        The segmentation in each tree.
     """
     split: dict[str, Any] = {"image": images, "entities": entities, "source": sources}
     image = workflow.add(
@@ -181,4 +188,8 @@ def SegmentImages(  # noqa: N802 (Pydra makes a class of it)
         .combine(list(split)),
         name="image",
     )
-    return image.tree, image.summary
+    return image.tree, image.summary, image.dseg
+
+
+SegmentImages = SegmentDataset
+"""The same by its former name."""

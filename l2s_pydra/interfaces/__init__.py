@@ -6,6 +6,7 @@ is an input so that another version of the software does not serve old results.
 """
 
 from .assess import Assess
+from .derivatives import DerivativesDataSink
 from .estimate_priors import EstimatePriors
 from .evaluate import Evaluate
 from .learn import Learn, LearnSynthesis, TrainSegmenter
@@ -14,6 +15,7 @@ from .synthesize_images import SynthesizeImages
 
 __all__ = [
     "Assess",
+    "DerivativesDataSink",
     "EstimatePriors",
     "Evaluate",
     "Learn",
