@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from l2s_pydra.tasks import Evaluate
 from .engine import forget, is_done, outcome_of, run
 from .evaluate import EvaluateImage, EvaluateImages
 from .model_files import ModelFiles
+from .reuse import page_fault
 from .session import Failure, Session, code_version
 
 __all__ = ["group", "rewrite_group"]
@@ -49,8 +51,6 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     DatasetError
         If there is nothing to gather, or the choice is not clear.
     """
-    from l2s_pydra.steps.report import refresh_participants
-
     segmentation, segmented = _find_segmented(session, model)
     volumes = session.path("volumes", segmentation=segmentation)
     _join(segmented, [image.volumes for image in segmented], volumes)
@@ -60,19 +60,38 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     if dice:
         _join(list(compared), list(compared.values()), dice, roles)
     _write_page(session, model, segmented, dice, (*failed, *failures))
-    session.publish()
-    # Pages of participants show where their volumes lie in the group, which is known only now.
-    output_dir = session.options.output_dir
-    tables = sorted(output_dir.glob("seg-*_morph.tsv"))
-    refresh_participants(
-        output_dir=output_dir,
-        tables=tables,
-        out_dir=session.stage,
-        bids_dir=session.options.bids_dir,
-    )
+    # Pages of participants show where their volumes lie in the group, which is known only now. The
+    # tables follow them, so that a run that is interrupted in between finds other tables next time.
+    _refresh_pages(session, volumes)
     session.publish()
     _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
     return failures
+
+
+def _refresh_pages(session: Session, volumes: Path) -> None:
+    """Write the pages of participants anew that would not be the same."""
+    from l2s_pydra.steps.page_data import PageData
+    from l2s_pydra.steps.report import read_groups, refresh_participant
+
+    output, options = session.output, session.options
+    published = options.output_dir / volumes.relative_to(session.stage)
+    same = published.is_file() and published.read_bytes() == volumes.read_bytes()
+    groups = {**read_groups(options.output_dir), **read_groups(session.stage)}
+    stage = session.stage.with_name(f"{session.uuid}-page")
+    for data in sorted(options.output_dir.glob(str(PageData.place("sub-*", Path())))):
+        who = data.relative_to(options.output_dir).parts[0]
+        if same and page_fault(who, options.output_dir, output.checksums) is None:
+            continue
+        with output.locked():
+            refresh_participant(
+                participant=who,
+                output_dir=options.output_dir,
+                groups=groups,
+                out_file=stage / f"{who}.html",
+                bids_dir=options.bids_dir,
+            )
+            output.publish(stage)
+        shutil.rmtree(stage)
 
 
 def rewrite_group(session: Session, model: ModelFiles | None) -> None:

@@ -14,6 +14,7 @@ import attrs
 from l2s_pydra.bids.derivatives import dataset_path, write_text
 from l2s_pydra.bids.entities import ImageRecord
 from l2s_pydra.bids.manifest import ImageEntry
+from l2s_pydra.bids.provenance import now
 from l2s_pydra.errors import ImageError, L2SError
 from l2s_pydra.steps.leftovers import remove_leftovers
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS
@@ -39,6 +40,8 @@ class Todo:
     """All that decides the result (:meth:`l2s_pydra.workflows.reuse.Reuse.made_from`)."""
     decision: Decision
     """Why."""
+    recorded: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    """Checksums of its outputs as they were published, where some of them are not so any more."""
 
 
 @attrs.frozen
@@ -171,9 +174,17 @@ class Register:
 
     def refresh(self, participant: str) -> None:
         """Write a page anew that is missing or altered, from what is kept of the participant."""
+        from l2s_pydra.steps.report import refresh_participant
+
         try:
             with _staged(self.session, participant) as mine:
-                self._stage_participant(mine, participant)
+                refresh_participant(
+                    participant=participant,
+                    output_dir=mine.options.output_dir,
+                    groups=self.groups,
+                    out_file=mine.path("participant_page", participant=participant),
+                    bids_dir=mine.options.bids_dir,
+                )
                 self.session.output.publish(mine.stage)
         except (L2SError, OSError) as error:
             _log.error("%s.html: cannot be written (%s)", participant, error)
@@ -227,10 +238,8 @@ class Register:
         failures: Sequence[Failure] = (),
     ) -> None:
         """Stage the page of a participant, and the record and log of this run."""
-        from l2s_pydra.steps.report import read_groups, report_participant
+        from l2s_pydra.steps.report import report_participant
 
-        if self._groups is None:
-            self._groups = read_groups(mine.options.output_dir)
         report_participant(
             participant=participant,
             summaries=summaries,
@@ -239,7 +248,7 @@ class Register:
             failures=[failure.row for failure in failures],
             out_file=mine.path("participant_page", participant=participant),
             data_file=mine.path("page_data", participant=participant),
-            groups=self._groups,
+            groups=self.groups,
             bids_dir=mine.options.bids_dir,
         )
         self._stage_record(mine, participant)
@@ -275,9 +284,18 @@ class Register:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Description of the run in plain values."""
+        """Description of the run in plain values, as it is now."""
         self._record = self._record or self.session.record(self.model)
-        return self._record
+        return {**self._record, "run": {**self._record["run"], "ended": now()}}
+
+    @property
+    def groups(self) -> Mapping[str, Any]:
+        """Volumes of the group as they were when the run began, for the pages."""
+        from l2s_pydra.steps.report import read_groups
+
+        if self._groups is None:
+            self._groups = read_groups(self.session.options.output_dir)
+        return self._groups
 
     def _add_log(self, image: ImageRecord, log: str) -> None:
         text = self.session.without_folders(log)

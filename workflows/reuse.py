@@ -13,7 +13,7 @@ from l2s_pydra.bids.manifest import ImageEntry, Manifest, manifest_of
 from .model_files import ModelFiles
 from .options import Options
 
-__all__ = ["Decision", "Reuse", "decide"]
+__all__ = ["Decision", "Reuse", "decide", "page_fault"]
 
 _CHANGED = {
     "image": "the image changed",
@@ -165,10 +165,16 @@ class Reuse:
         faults = self._faults(entry, manifest) if entry else ()
         return decide(made_from, entry, faults, force=self.force)
 
+    def recorded(self, image: ImageRecord) -> dict[str, str]:
+        """SHA-256 of the outputs of an image as they were published."""
+        manifest = self._manifest(image.participant)
+        entry = manifest.images.get((image.relative_path, self.segmentation))
+        names = entry.outputs if entry else ()
+        return {name: manifest.files[name].sha256 for name in names if name in manifest.files}
+
     def page_fault(self, participant: str) -> str | None:
         """Say what is wrong with the page of a participant whose images are done."""
-        page = f"{participant}.html"
-        return next(self._check([page], self._manifest(participant)), None)
+        return page_fault(participant, self.output_dir, self.checksums, self._manifest(participant))
 
     def _manifest(self, participant: str) -> Manifest:
         place = manifest_of(f"{participant}/")
@@ -178,19 +184,41 @@ class Reuse:
 
     def _faults(self, entry: ImageEntry, manifest: Manifest) -> Iterator[str]:
         """Say what is wrong with the recorded outputs of an image."""
-        return self._check(entry.outputs, manifest)
+        return _faults(entry.outputs, manifest, self.output_dir, self.checksums)
 
-    def _check(self, names: Iterable[str], manifest: Manifest) -> Iterator[str]:
-        """Say which files are not what was written."""
-        for name in names:
-            written = manifest.files.get(name)
-            path = self.output_dir / name
-            try:
-                if written is None:
-                    yield f"{name} is not recorded"
-                elif (
-                    path.stat().st_size != written.size or self.checksums.of(path) != written.sha256
-                ):
-                    yield f"{name} was altered"
-            except OSError:
-                yield f"{name} is missing"
+
+def page_fault(
+    participant: str, output_dir: Path, checksums: Checksums, manifest: Manifest | None = None
+) -> str | None:
+    """Say what is wrong with the page of a participant; ``None`` if it is as it was written.
+
+    Parameters
+    ----------
+    participant : str
+        ``sub-<label>``.
+    output_dir : Path
+        Root of the derivative.
+    checksums : Checksums
+        Of files there.
+    manifest : Manifest, optional
+        That of the participant, if it has been read.
+    """
+    page = f"{participant}.html"
+    manifest = manifest or Manifest.read_or_begin(output_dir / manifest_of(page))
+    return next(_faults([page], manifest, output_dir, checksums), None)
+
+
+def _faults(
+    names: Iterable[str], manifest: Manifest, output_dir: Path, checksums: Checksums
+) -> Iterator[str]:
+    """Say which files are not what was written."""
+    for name in names:
+        written = manifest.files.get(name)
+        path = output_dir / name
+        try:
+            if written is None:
+                yield f"{name} is not recorded"
+            elif path.stat().st_size != written.size or checksums.of(path) != written.sha256:
+                yield f"{name} was altered"
+        except OSError:
+            yield f"{name} is missing"

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from l2s_pydra.bids.checksums import sha256_of
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.steps.anatomy import named_structures
@@ -87,7 +88,8 @@ def _plan(session: Session, model: ModelFiles, register: Register) -> list[Todo]
         if decision.is_done:
             register.reused(image, decision)
         else:
-            todo.append(Todo(image, made_from, decision))
+            recorded = reuse.recorded(image) if decision.status == "altered" else {}
+            todo.append(Todo(image, made_from, decision, recorded))
     checksums.save()
     for who in sorted({image.participant for image in register.images} - register.touched(todo)):
         if reuse.page_fault(who):
@@ -190,15 +192,23 @@ class _Jobs:
         outcome = engine.outcome_of(tasks, self.session.cache)
         if outcome.outputs is None:
             return
-        if self._is_whole(outcome):
+        if self._is_whole(job, outcome):
             self._done(job, outcome)
         else:
             engine.forget(tasks, self.session.cache)
 
-    def _is_whole(self, outcome: Outcome) -> bool:
-        """Whether the cache still holds the files of a result."""
+    def _is_whole(self, job: Todo, outcome: Outcome) -> bool:
+        """Whether the cache still holds the files of a result, as they were once published."""
+        tree = Path(outcome.outputs.tree)
         files = (outcome.outputs.dseg, outcome.outputs.morph, outcome.outputs.summary)
-        return all(Path(file).is_file() and Path(file).stat().st_size for file in files)
+        if not all(Path(file).is_file() and Path(file).stat().st_size for file in files):
+            return False
+        # Masks do not tell the segmentation in their names: another one may have replaced them.
+        recorded = {name: sha for name, sha in job.recorded.items() if "_seg-" in name}
+        return all(
+            (tree / name).is_file() and sha256_of(tree / name) == sha
+            for name, sha in recorded.items()
+        )
 
     def _notify(
         self,

@@ -20,6 +20,7 @@ from ..errors import DatasetError
 __all__ = [
     "model_uri",
     "new_run_id",
+    "now",
     "run_record",
     "scrub",
     "sidecar",
@@ -177,6 +178,11 @@ def started(run: str) -> str | None:
         return None
 
 
+def now() -> str:
+    """Time, UTC, ISO 8601, as records have it."""
+    return _time(datetime.now(UTC))
+
+
 def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
@@ -232,7 +238,7 @@ def run_record(
         "run": {
             "id": run,
             "started": started(run),
-            "ended": _time(datetime.now(UTC)),
+            "ended": now(),
             "system": platform.system(),
             "seed": seed,
         },

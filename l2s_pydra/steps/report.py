@@ -20,6 +20,7 @@ from .report_model import report_model
 
 __all__ = [
     "read_groups",
+    "refresh_participant",
     "refresh_participants",
     "report_group",
     "report_model",
@@ -136,6 +137,38 @@ def refresh_participants(
         _participant_page(who, data, Path(output_dir), Path(out_dir) / f"{who}.html", groups)
         for who, data in everyone(Path(output_dir), bids_dir)
     ]
+
+
+def refresh_participant(
+    *,
+    participant: str,
+    output_dir: Path,
+    groups: Mapping[str, Group],
+    out_file: Path,
+    bids_dir: Path | None = None,
+) -> Path:
+    """Write the page of a participant anew, from what is kept of earlier runs.
+
+    Parameters
+    ----------
+    participant : str
+        ``sub-<label>``.
+    output_dir : Path
+        Root of the derivative.
+    groups : mapping
+        Volumes of the group (:func:`read_groups`).
+    out_file : Path
+        Page to write, to be read at the root of the derivative.
+    bids_dir : Path, optional
+        Root of the raw data set: failures of earlier runs are dropped where the image is gone.
+
+    Returns
+    -------
+    Path
+        ``out_file``.
+    """
+    data = PageData.read(participant, Path(output_dir), bids_dir)
+    return _participant_page(participant, data, Path(output_dir), Path(out_file), groups)
 
 
 def report_group(

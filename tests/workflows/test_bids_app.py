@@ -86,8 +86,16 @@ def test_a_second_run_computes_nothing(copied, app, phantom, derivative_is_valid
     lost = copied.output / "sub-02" / "anat" / "sub-02_seg-tissue_desc-T1w_dseg.nii.gz"
     content = lost.read_bytes()
     lost.unlink()
+    altered = copied.output / "sub-03.html"
+    page = altered.read_bytes()
+    altered.write_text("nothing")
+    pages = {path: path.stat().st_mtime_ns for path in copied.output.glob("sub-*.html")}
     run = app(phantom, copied.output, copied.work, "learn", "participant", "group")
     assert run.code == 0, run.said
+    # Pages are written anew where something happened, and only there.
+    written = {path.name for path, time in pages.items() if path.stat().st_mtime_ns != time}
+    assert written == {"sub-02.html", "sub-03.html"}
+    assert altered.read_bytes() == page
     assert "the same model was learned before" in run.said
     assert "5 image(s): 0 done, 1 restored, 4 reused, 0 failed, 0 skipped" in run.said
     assert f"{lost.relative_to(copied.output)} is missing" in run.said
