@@ -3,6 +3,7 @@
 import pytest
 
 from l2s_pydra.bids.images import find_images
+from l2s_pydra.bids_examples.make_varied import make_many
 from l2s_pydra.errors import DatasetError
 
 
@@ -82,3 +83,19 @@ def test_database_made_by_pybids(dataset, tmp_path):
     layout.session.close()
     layout.connection_manager.engine.dispose()
     assert len(find_images(dataset, database_dir=tmp_path / "db")) == 4
+
+
+@pytest.mark.parametrize(("participants", "count"), [(None, 6), (["00002", "00003"], 2)])
+def test_nothing_is_indexed_that_nobody_asks_for(tmp_path, monkeypatch, participants, count):
+    from bids.layout import BIDSLayoutIndexer
+
+    root = make_many(tmp_path / "many", participants=6)
+    assert len([path for path in root.rglob("*") if path.is_file()]) == 6 * 10 + 3
+    indexed, original = [], BIDSLayoutIndexer._index_file
+
+    def index(self, path, *rest):
+        indexed.append(path)
+        return original(self, path, *rest)
+
+    monkeypatch.setattr(BIDSLayoutIndexer, "_index_file", index)
+    assert len(find_images(root, participants=participants)) == len(indexed) == count
