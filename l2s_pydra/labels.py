@@ -10,6 +10,7 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -47,7 +48,7 @@ def _split_side(name: str) -> tuple[str | None, str]:
     return _SIDES[side.lower()], rest or name
 
 
-def _printable(_: object, field: "attrs.Attribute[str | None]", value: str | None) -> None:
+def _printable(_: Any, field: Any, value: Any) -> None:
     """Names appear in tables, file names of figures, pages and on terminals."""
     if value is not None and (len(value) > _LONGEST_NAME or not value.isprintable()):
         raise LabelError(

@@ -14,7 +14,7 @@ import attrs
 from l2s_pydra.bids.dataset import ImageRecord, find_images, read_filters
 from l2s_pydra.bids.derivatives import dataset_path, write_text
 from l2s_pydra.bids.description import describe_dataset
-from l2s_pydra.bids.provenance import run_record, to_toml, versions
+from l2s_pydra.bids.provenance import run_record, scrub_text, to_toml, versions
 from l2s_pydra.bids.publishing import OutputFolder
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
 
@@ -235,11 +235,7 @@ class Session:
 
     def without_folders(self, text: str) -> str:
         """Replace the folders of this computer in a message that will be published."""
-        places = {str(folder): f"<{name}>" for name, folder in self.options.places.items()}
-        places[str(Path.home())] = "~"
-        for folder in sorted(places, key=len, reverse=True):
-            text = text.replace(folder, places[folder])
-        return text
+        return scrub_text(text, {**self.options.places, "home": Path.home()})
 
     def publish(self, tree: Path | None = None) -> None:
         """Copy a tree, by default what was staged so far, to the output folder."""

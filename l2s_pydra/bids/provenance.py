@@ -23,6 +23,7 @@ __all__ = [
     "now",
     "run_record",
     "scrub",
+    "scrub_text",
     "sidecar",
     "started",
     "to_toml",
@@ -295,6 +296,41 @@ def _scrub_path(text: str, places: Mapping[str, str | Path]) -> str:
         return path.name
     _, name, rest = max(inside)
     return name if rest == PurePath() else f"{name}/{rest.as_posix()}"
+
+
+def scrub_text(text: str, places: Mapping[str, str | Path]) -> str:
+    """Replace the folders of this computer in a message or a traceback.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    places : mapping
+        Folders by name; a path inside becomes ``<name>/rest``. Of other absolute paths, the part
+        below the installed packages is kept, or their last part.
+
+    Examples
+    --------
+    >>> scrub_text("/data/ds/sub-01: see 'https://a.b/c' or /usr/lib/x.so", {"bids_dir": "/data/ds"})
+    "<bids_dir>/sub-01: see 'https://a.b/c' or x.so"
+    """
+    for name, folder in sorted(places.items(), key=lambda item: -len(str(item[1]))):
+        text = re.sub(rf"{re.escape(str(folder))}(?![\w.-])", f"<{name}>", text)
+    text = re.sub(r"""(["'])(/[^"'\n]+)\1""", lambda m: m[1] + _shortened(m[2]) + m[1], text)
+    return re.sub(r"""(?<![\w<>./:~])/[^\s"':;,()<>|]+""", lambda m: _shortened(m[0]), text)
+
+
+def _shortened(path: str) -> str:
+    """Part of an absolute path that tells nothing of the computer."""
+    parts = PurePath(path).parts
+    if len(parts) < 3 or not Path(*parts[:2]).is_dir():
+        return path  # a fraction, or a place in a data set
+    for folder in ("site-packages", "dist-packages", "l2s_pydra", "workflows"):
+        if folder in parts[:-1]:
+            last = len(parts) - 1 - parts[::-1].index(folder)
+            kept = parts[last + folder.endswith("packages") :]
+            return PurePath(*kept).as_posix()
+    return parts[-1]
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

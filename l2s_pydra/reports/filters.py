@@ -120,7 +120,17 @@ def _plain(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
+def _color(text: object) -> str:
+    """Colour for a style; what is none may not become one.
+
+    >>> _color("#e69f00"), _color("red;background:url(x)"), _color(None)
+    ('#e69f00', '', '')
+    """
+    return str(text) if re.fullmatch(r"#[0-9a-fA-F]{6}", str(text)) else ""
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
+    "color": _color,
     "command": shlex.join,
     "digits": _digits,
     "duration": _duration,

@@ -8,7 +8,15 @@ import pytest
 
 from l2s_pydra import __version__
 from l2s_pydra.bids.derivatives import derivative_path
-from l2s_pydra.bids.provenance import new_run_id, run_record, scrub, sidecar, to_toml, versions
+from l2s_pydra.bids.provenance import (
+    new_run_id,
+    run_record,
+    scrub,
+    scrub_text,
+    sidecar,
+    to_toml,
+    versions,
+)
 from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import DatasetError
 from l2s_pydra.steps.outputs import IMAGE_OUTPUTS
@@ -164,3 +172,20 @@ def test_record_names_no_person_and_no_computer():
     assert str(home) not in text
     assert platform.node() not in text
     assert f"/{getpass.getuser()}/" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no path, 3/4 of it", "no path, 3/4 of it"),
+        ("https://x.y/z and /usr/lib/a/b.so: bad", "https://x.y/z and b.so: bad"),
+        ('File "/usr/lib/python3/dist-packages/a/b c.py", line 3', 'File "a/b c.py", line 3'),
+        ("('/usr/local/my models/m/config.json')", "('config.json')"),
+        ("/data/ds/sub-01/x.nii: y", "<bids_dir>/sub-01/x.nii: y"),
+        ("/data/ds2/sub-01", "/data/ds2/sub-01"),  # no folder of this computer
+        ("/home/x y/out/sub-01 is full", "<output_dir>/sub-01 is full"),
+    ],
+)
+def test_texts_tell_no_folders(text, expected):
+    places = {"bids_dir": "/data/ds", "output_dir": "/home/x y/out"}
+    assert scrub_text(text, places) == expected
