@@ -206,7 +206,8 @@ def _exit_code(kind: type[Exception] | None) -> int:
 
 def _set_up_processes(options: Options) -> None:
     """Set the environment that the worker processes inherit."""
-    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"  # no telemetry
+    for variable in ("NO_ET", "NIPYPE_NO_ET"):  # no telemetry, unless the user decided otherwise
+        os.environ.setdefault(variable, "1")
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(options.threads or options.n_procs))
 

@@ -63,11 +63,44 @@ def data(phantom, tmp_path):
     return copy
 
 
+WATCH = """
+import os, socket
+
+def watch(what, original, host):
+    def watched(*arguments, **options):
+        if host(*arguments):
+            with open(os.environ["WATCHED_SOCKETS"], "a") as file:
+                print(what, arguments, file=file)
+            raise OSError("tests have no network")
+        return original(*arguments, **options)
+    return watched
+
+def is_network(self, *_):
+    return self.family in (socket.AF_INET, socket.AF_INET6)
+
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, watch(name, getattr(socket.socket, name), is_network))
+socket.getaddrinfo = watch("getaddrinfo", socket.getaddrinfo, lambda *_: True)
+"""
+"""Run by Python when it starts: network connections are written down, and fail."""
+
+
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Environment of a user with an empty home."""
+def sockets(tmp_path_factory):
+    """File that lists the network connections that runs of the application tried to make."""
+    folder = tmp_path_factory.mktemp("watch")
+    (folder / "sitecustomize.py").write_text(WATCH)
+    return folder / "sockets.txt"
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory, sockets):
+    """Environment of a user with an empty home and without a network."""
     home = tmp_path_factory.mktemp("home")
-    return {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(sockets.parent), os.environ.get("PYTHONPATH")]))
+    watched = {"PYTHONPATH": path, "WATCHED_SOCKETS": str(sockets)}
+    asked = {k: v for k, v in os.environ.items() if k not in ("NO_ET", "NIPYPE_NO_ET")}
+    return {**asked, **watched, "HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
