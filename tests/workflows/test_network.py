@@ -15,7 +15,9 @@ ASK = "import socket; socket.create_connection(('127.0.0.1', 9), timeout=1)"
 def test_the_watch_sees_a_connection(environment, tmp_path):
     log = tmp_path / "sockets.txt"
     watched = {**environment, "WATCHED_SOCKETS": str(log)}
-    done = subprocess.run([sys.executable, "-c", ASK], env=watched, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], env=watched, capture_output=True, check=False
+    )
     assert done.returncode != 0
     assert "getaddrinfo" in log.read_text()
 
@@ -33,7 +35,7 @@ def test_telemetry_is_off_and_a_setting_of_the_user_stays(tmp_path, monkeypatch,
         monkeypatch.setenv(name, value)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
-    places = {name: tmp_path for name in ("bids_dir", "output_dir", "work_dir")}
+    places = dict.fromkeys(("bids_dir", "output_dir", "work_dir"), tmp_path)
     bids_app._set_up_processes(Options(**places, levels=()))
     found = {name: os.environ[name] for name in ("NO_ET", "NIPYPE_NO_ET")}
     assert found == (before or {"NO_ET": "1", "NIPYPE_NO_ET": "1"})
