@@ -10,9 +10,11 @@ from typing import Any
 
 import attrs
 
+from l2s_pydra.bids.checksums import sha256_of
 from l2s_pydra.bids.dataset import find_labels, shared_table
 from l2s_pydra.bids.derivatives import dataset_path, derivative_path, write_text
 from l2s_pydra.bids.entities import ImageRecord, join_entities
+from l2s_pydra.bids.prov import group_prov
 from l2s_pydra.errors import DatasetError
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS
 from l2s_pydra.tasks import Evaluate
@@ -63,7 +65,10 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     # Pages of participants show where their volumes lie in the group, which is known only now. The
     # tables follow them, so that a run that is interrupted in between finds other tables next time.
     _refresh_pages(session, volumes)
+    staged = [path for path in (volumes, dice) if path]
+    provenance = _provenance(session, model, staged)
     session.publish()
+    session.publish_provenance(provenance)
     _log.info("%d image(s) gathered, %d compared", len(segmented), len(compared))
     return failures
 
@@ -92,6 +97,22 @@ def _refresh_pages(session: Session, volumes: Path) -> None:
             )
             output.publish(stage)
         shutil.rmtree(stage)
+
+
+def _provenance(
+    session: Session, model: ModelFiles | None, staged: Sequence[Path]
+) -> dict[str, Any]:
+    """Tell what the tables of the group are made from; nothing if they are as they were."""
+    output_dir = session.options.output_dir
+    outputs = {path.relative_to(session.stage).as_posix(): sha256_of(path) for path in staged}
+    told = output_dir / dataset_path(DATASET_OUTPUTS["provenance"], group="group", kind="act")
+    places = {output_dir / name: digest for name, digest in outputs.items()}
+    if told.is_file() and all(p.is_file() and sha256_of(p) == d for p, d in places.items()):
+        return {}
+    references = session.options.references or session.options.real_labels
+    names = [name for name, folder in session.links.items() if folder == references]
+    record = session.record(model)
+    return group_prov(run=record, outputs=outputs, references=next(iter(names), None))
 
 
 def rewrite_group(session: Session, model: ModelFiles | None) -> None:

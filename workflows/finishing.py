@@ -14,6 +14,7 @@ import attrs
 from l2s_pydra.bids.derivatives import dataset_path, write_text
 from l2s_pydra.bids.entities import ImageRecord
 from l2s_pydra.bids.manifest import ImageEntry
+from l2s_pydra.bids.prov import participant_prov
 from l2s_pydra.bids.provenance import now
 from l2s_pydra.errors import ImageError, L2SError
 from l2s_pydra.steps.leftovers import remove_leftovers
@@ -186,6 +187,7 @@ class Register:
                     bids_dir=mine.options.bids_dir,
                 )
                 self.session.output.publish(mine.stage)
+                self._publish_provenance(mine, participant)
         except (L2SError, OSError) as error:
             _log.error("%s.html: cannot be written (%s)", participant, error)
 
@@ -229,6 +231,11 @@ class Register:
                 write_text(mine.stage / table.relative_to(tree), table.read_text(encoding="utf-8"))
             self._stage_participant(mine, image.participant, [Path(outcome.outputs.summary)])
             output.commit([*ready, *output.prepare(mine.stage)], [entry])
+            self._publish_provenance(mine, image.participant)
+
+    def _publish_provenance(self, mine: Session, participant: str) -> None:
+        """Write the provenance of a participant from the manifest and the records of its runs."""
+        mine.publish_provenance(participant_prov(mine.output.root, participant))
 
     def _stage_participant(
         self,

@@ -3,6 +3,7 @@
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydra.utils.hash import hash_function
 
 from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, build_training_set
 from l2s_pydra.bids.entities import parse_name
+from l2s_pydra.bids.prov import model_prov
 from l2s_pydra.config import LearnConfig, TrainingConfig
 from l2s_pydra.errors import DatasetError
 from l2s_pydra.tasks import Learn, Preview, Resources
@@ -57,7 +59,8 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
     DatasetError
         If the training set is not as asked for.
     """
-    inputs = learn_inputs(session, find_training_set(session))
+    training_set = find_training_set(session)
+    inputs = learn_inputs(session, training_set)
     checkpoints = checkpoint_dir(session, Learn(**inputs))
     resources = Resources(
         device=session.options.device,
@@ -79,13 +82,27 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
         session.publish()
         return None, [failure]
     model = stage_model(session, Path(outcome.outputs.model))
-    session.stage_record(session.record(model))
+    record = session.record(model)
+    session.stage_record(record)
     session.describe(model)
     session.publish()
+    _publish_provenance(session, model, record, training_set)
     model = ModelFiles.read(session.options.output_dir / model.folder.relative_to(session.stage))
     shutil.rmtree(checkpoints, ignore_errors=True)
     _log.info("model: %s", model.folder)
     return model, []
+
+
+def _publish_provenance(
+    session: Session, model: ModelFiles, record: Mapping[str, Any], used: TrainingSet
+) -> None:
+    """Publish what a model was learned from."""
+    pairs = (*used.learn, *used.validate)
+    paths = [path for image, labels in pairs for path in (image.path, labels)]
+    paths += [item.path for item in used.label_maps]
+    checksums = session.output.checksums
+    inputs = [{"uri": session.uri(path), "sha256": checksums.of(path)} for path in paths]
+    session.publish_provenance(model_prov(model.folder, run=record, inputs=inputs))
 
 
 def preview(session: Session) -> list[Failure]:

@@ -7,8 +7,11 @@ from typing import Any, Literal
 import attrs
 
 from l2s_pydra.bids.checksums import Checksums
+from l2s_pydra.bids.derivatives import dataset_path
 from l2s_pydra.bids.entities import ImageRecord
 from l2s_pydra.bids.manifest import ImageEntry, Manifest, manifest_of
+from l2s_pydra.bids.prov import prov_group
+from l2s_pydra.steps.outputs import DATASET_OUTPUTS
 
 from .model_files import ModelFiles
 from .options import Options
@@ -173,8 +176,13 @@ class Reuse:
         return {name: manifest.files[name].sha256 for name in names if name in manifest.files}
 
     def page_fault(self, participant: str) -> str | None:
-        """Say what is wrong with the page of a participant whose images are done."""
-        return page_fault(participant, self.output_dir, self.checksums, self._manifest(participant))
+        """Say what is wrong with page and provenance of a participant whose images are done."""
+        manifest = self._manifest(participant)
+        row, group = DATASET_OUTPUTS["provenance"], prov_group(participant)
+        files = [str(dataset_path(row, group=group, kind=kind)) for kind in ("act", "ent")]
+        return page_fault(participant, self.output_dir, self.checksums, manifest) or next(
+            _faults(files, manifest, self.output_dir, self.checksums), None
+        )
 
     def _manifest(self, participant: str) -> Manifest:
         place = manifest_of(f"{participant}/")

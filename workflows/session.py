@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from typing import Any
 import attrs
 
 from l2s_pydra.bids.dataset import ImageRecord, find_images, read_filters
-from l2s_pydra.bids.derivatives import dataset_path, write_text
+from l2s_pydra.bids.derivatives import dataset_path, write_json, write_text
 from l2s_pydra.bids.description import describe_dataset
 from l2s_pydra.bids.provenance import run_record, scrub_text, to_toml, versions
 from l2s_pydra.bids.publishing import OutputFolder
@@ -236,6 +237,25 @@ class Session:
     def without_folders(self, text: str) -> str:
         """Replace the folders of this computer in a message that will be published."""
         return scrub_text(text, {**self.options.places, "home": Path.home()})
+
+    def uri(self, path: Path) -> str:
+        """BIDS URI of a file of a data set that was used; that of its name if it is in none."""
+        folders = {**self.links, "raw": self.options.bids_dir}
+        inside = [(len(f.parts), n) for n, f in folders.items() if path.is_relative_to(f)]
+        if not inside:
+            return f"bids::prov#entity-{path.name}"
+        name = max(inside)[1]
+        return f"bids:{name}:{path.relative_to(folders[name]).as_posix()}"
+
+    def publish_provenance(self, documents: Mapping[str, Any]) -> None:
+        """Publish files of provenance (:mod:`l2s_pydra.bids.prov`), given by their paths."""
+        stage = self.stage.with_name(f"{self.stage.name}-prov")
+        try:
+            for name, document in documents.items():
+                write_json(stage / name, document)
+            self.publish(stage)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
     def publish(self, tree: Path | None = None) -> None:
         """Copy a tree, by default what was staged so far, to the output folder."""

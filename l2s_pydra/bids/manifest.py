@@ -24,6 +24,7 @@ _FORMAT = 1
 _DATASET = "logs/manifest.json"
 _RUN = re.compile(r"logs/([^/]+)/.")
 _PARTICIPANT = re.compile(r"(sub-[^/.]+)(/|\.html$)")
+_PROVENANCE = re.compile(r"prov/prov-sub([a-zA-Z0-9]+)_")
 
 
 @attrs.frozen(kw_only=True)
@@ -144,6 +145,9 @@ def manifest_of(path: str) -> str:
     participant = _PARTICIPANT.match(path)
     if participant:
         return f"{participant[1]}/log/manifest.json"
+    provenance = _PROVENANCE.match(path)
+    if provenance:
+        return f"sub-{provenance[1]}/log/manifest.json"
     run = _RUN.match(path)
     return f"logs/{run[1]}/manifest.json" if run else _DATASET
 

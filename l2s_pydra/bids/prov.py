@@ -28,7 +28,15 @@ import attrs
 
 from .manifest import ImageEntry, Manifest, manifest_of
 
-__all__ = ["CONTEXT", "Run", "activity_id", "group_prov", "model_prov", "participant_prov"]
+__all__ = [
+    "CONTEXT",
+    "Run",
+    "activity_id",
+    "group_prov",
+    "model_prov",
+    "participant_prov",
+    "prov_group",
+]
 
 CONTEXT: dict[str, Any] = {
     "@version": 1.1,
@@ -166,7 +174,7 @@ def participant_prov(root: str | Path, participant: str) -> dict[str, Record]:
             if name in manifest.files:
                 digest = manifest.files[name].sha256
                 files[f"bids::{name}"] = _file(f"bids::{name}", name, digest, activity["Id"])
-    label = _label(participant)
+    label = prov_group(participant)
     documents = {
         f"prov/prov-{label}_act.json": _document("Activities", activities),
         f"prov/prov-{label}_ent.json": _document("Files", files.values()),
@@ -237,7 +245,7 @@ def model_prov(
     sources = [_file(item["uri"], _below(item["uri"]), item["sha256"]) for item in inputs]
     training = config.get("learn", {}).get("training", {})
     activity = {
-        "Id": activity_id("learn", [name, run]),
+        "Id": activity_id("learn", [name, run.get("run", {}).get("id")]),
         "Type": ["prov:Activity"],
         "Label": f"Training of the model {name}",
         **made_by.activity(),
@@ -256,7 +264,7 @@ def model_prov(
         )
         for part in ("weights.safetensors", "config.json", "labels.tsv")
     ]
-    label = _label(folder.name)
+    label = prov_group(folder.name)
     return {
         f"prov/prov-{label}_act.json": _document("Activities", [activity]),
         f"prov/prov-{label}_ent.json": _document("Files", [*sources, *made]),
@@ -293,7 +301,7 @@ def group_prov(
         for uri, label in names.items()
     ]
     activity = {
-        "Id": activity_id("evaluate", [run, sorted(outputs)]),
+        "Id": activity_id("evaluate", [run.get("run", {}).get("id"), sorted(outputs)]),
         "Type": ["prov:Activity"],
         "Label": "Volumes of everyone, and overlap with reference labels where there are any",
         **made_by.activity(),
@@ -344,10 +352,17 @@ def _below(uri: str) -> str:
     return uri.split(":", 2)[2]
 
 
-def _label(name: str) -> str:
+def prov_group(name: str) -> str:
     """Value of the ``prov`` entity, which has letters and digits only.
 
-    >>> _label("sub-01"), _label("model-mixed-randomised1a2b")
+    Parameters
+    ----------
+    name : str
+        Participant (``sub-01``) or folder of a model.
+
+    Examples
+    --------
+    >>> prov_group("sub-01"), prov_group("model-mixed-randomised1a2b")
     ('sub01', 'modelmixedrandomised1a2b')
     """
     return "".join(char for char in name if char.isalnum())

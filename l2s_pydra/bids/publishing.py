@@ -27,7 +27,7 @@ from .derivatives import sync_folder
 from .manifest import FileEntry, ImageEntry, Manifest, manifest_of
 from .provenance import new_run_id
 
-__all__ = ["HIDDEN", "OutputFolder", "Published", "publish"]
+__all__ = ["HIDDEN", "OutputFolder", "Published", "check_inside", "publish"]
 
 _log = logging.getLogger(__name__)
 HIDDEN = ".l2s_pydra"
@@ -96,6 +96,7 @@ class OutputFolder:
         """
         root = Path(root)
         hidden = root / HIDDEN
+        check_inside(root, hidden / run)
         with _writing(hidden):
             hidden.mkdir(parents=True, exist_ok=True)
             lock = _lock_in(hidden)
@@ -172,6 +173,7 @@ class OutputFolder:
 
     def _prepare(self, name: str, source: Path) -> _Ready:
         target = self.root / name
+        check_inside(self.root, target)
         with _writing(target):
             digest, size = sha256_of(source), source.stat().st_size
             there = self._holds(target, digest, size)
@@ -196,6 +198,7 @@ class OutputFolder:
         with self.locked():
             for file in files:
                 target = self.root / file.name
+                check_inside(self.root, target)
                 with _writing(target):
                     if self._give_name(file, target):
                         written.add(file.name)
@@ -222,6 +225,7 @@ class OutputFolder:
     ) -> None:
         places = {file.name: manifest_of(file.name) for file in files}
         for place in sorted({*places.values(), *(manifest_of(image.source) for image in images)}):
+            check_inside(self.root, self.root / place)
             with _writing(self.root / place):
                 manifest = Manifest.read_or_begin(self.root / place)
                 before = (dict(manifest.files), dict(manifest.images))
@@ -250,6 +254,7 @@ class OutputFolder:
         with self.locked():
             gone: dict[str, list[str]] = {}
             for path in paths:
+                check_inside(self.root, path)
                 with _writing(path):
                     path.unlink(missing_ok=True)
                 name = path.relative_to(self.root).as_posix()
@@ -281,6 +286,35 @@ def publish(stage_dir: str | Path, output_dir: str | Path, *, run: str | None = 
     """
     with OutputFolder.open(output_dir, run or new_run_id()) as folder:
         return folder.publish(stage_dir)
+
+
+def check_inside(root: str | Path, path: Path) -> None:
+    """Check that a file of a derivative lies in it, whatever links its folders are.
+
+    A folder that is a link to another place would let us write there: into the raw data set, or
+    over files of somebody else. A *file* that is a link (as DataLad has them) is no danger: it is
+    replaced by a file, and what it points to stays.
+
+    Parameters
+    ----------
+    root : path
+        Root of the derivative; it may be a link itself.
+    path : Path
+        The file, below ``root``; it and its folders need not be there.
+
+    Raises
+    ------
+    OutputError
+        If a folder on the way leads out of the derivative.
+    """
+    place = path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.resolve().is_relative_to(Path(root).resolve()) and Path(root).exists():
+        raise OutputError(
+            f"{place}: is a link that leads out of {root}, where nothing is written; "
+            "put a folder in its place"
+        )
 
 
 def _put(manifest: Manifest, image: ImageEntry, written: set[str]) -> None:

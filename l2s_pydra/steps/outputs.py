@@ -252,6 +252,12 @@ _DATASET_ROWS = (
         ignore="models",
     ),
     DatasetOutput(
+        key="provenance",
+        path="prov/prov-{group}_{kind}.json",
+        description="What was made from what, by what: draft of BIDS-Prov (BEP028), JSON-LD",
+        ignore="prov",
+    ),
+    DatasetOutput(
         key="preview",
         path="preview",
         description="Draws of the generator and the augmentation, before a training; on request",

@@ -197,6 +197,8 @@ def derivative(raw):
             "name": "n",
             "model": "m1",
             "segmentation": "common",
+            "group": "group",
+            "kind": "act",
         }
         path = root / dataset_path(row, **fields)
         if row.key == "model":

@@ -60,6 +60,8 @@ def test_it_is_plain_json(manifest, tmp_path):
         ("sub-01.html", "sub-01/log/manifest.json"),
         ("sub-01x.html", "sub-01x/log/manifest.json"),
         ("sub-notes.txt", "logs/manifest.json"),
+        ("prov/prov-sub01_act.json", "sub-01/log/manifest.json"),
+        ("prov/prov-group_act.json", "logs/manifest.json"),
         ("logs/CITATION.md", "logs/manifest.json"),
         ("logs/r/l2s_pydra.toml", "logs/r/manifest.json"),
         ("models/model-m/weights.safetensors", "logs/manifest.json"),

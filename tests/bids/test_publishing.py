@@ -321,3 +321,64 @@ def test_on_another_file_system_below(stage, tmp_path, monkeypatch):
     publish(stage, tmp_path / "out")
     assert (tmp_path / "out" / "sub-01" / "anat" / "a.txt").read_text() == "one"
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_nothing_is_written_through_a_folder_that_leads_out(tmp_path):
+    stage, root, outside = tmp_path / "stage", tmp_path / "out", tmp_path / "outside"
+    (stage / "sub-01" / "anat").mkdir(parents=True)
+    (stage / "sub-01" / "anat" / "a.txt").write_text("new")
+    for name in ("sub-01", "sub-01/anat", "sub-01/log"):
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(outside, ignore_errors=True)
+        (outside / "anat").mkdir(parents=True)
+        (outside / "a.txt").write_text("theirs")
+        (root / name).parent.mkdir(parents=True)
+        (root / name).symlink_to(outside)
+        with pytest.raises(OutputError, match="leads out of"):
+            publish(stage, root)
+        found = sorted(p.relative_to(outside).as_posix() for p in outside.rglob("*"))
+        assert found == ["a.txt", "anat"]
+        with OutputFolder.open(root, "r2") as folder, pytest.raises(OutputError, match="leads out"):
+            folder.remove([root / name / "a.txt"])
+        assert (outside / "a.txt").read_text() == "theirs"
+
+
+def test_the_hidden_folder_may_not_lead_out(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / HIDDEN).symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputError, match="leads out of"), OutputFolder.open(tmp_path / "out", "r"):
+        pass
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_links_within_the_derivative_and_to_it_are_followed(tmp_path):
+    (tmp_path / "stage" / "sub-01").mkdir(parents=True)
+    (tmp_path / "stage" / "sub-01" / "a.txt").write_text("new")
+    (tmp_path / "real" / "store").mkdir(parents=True)
+    (tmp_path / "real" / "sub-01").symlink_to("store")
+    (tmp_path / "out").symlink_to("real")
+    publish(tmp_path / "stage", tmp_path / "out")
+    assert (tmp_path / "real" / "store" / "a.txt").read_text() == "new"
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_followed(tmp_path):
+    """As in a data set of DataLad, whose files are links into its annex."""
+    annex = tmp_path / "annex"
+    annex.mkdir()
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "out").mkdir()
+    for name, theirs in (("a.txt", "old"), ("b.txt", "same")):
+        (tmp_path / "stage" / name).write_text("new" if name == "a.txt" else "same")
+        (annex / name).write_text(theirs)
+        (annex / name).chmod(0o444)
+        (tmp_path / "out" / name).symlink_to(annex / name)
+    (tmp_path / "stage" / "c.txt").write_text("new")
+    (tmp_path / "out" / "c.txt").symlink_to(annex / "not-here")
+    publish(tmp_path / "stage", tmp_path / "out")
+    assert (annex / "a.txt").read_text() == "old"
+    assert not (tmp_path / "out" / "a.txt").is_symlink()
+    assert (tmp_path / "out" / "a.txt").read_text() == "new"
+    assert (tmp_path / "out" / "b.txt").is_symlink()  # nothing to change
+    assert (tmp_path / "out" / "c.txt").read_text() == "new"
+    assert sorted(path.name for path in annex.iterdir()) == ["a.txt", "b.txt"]

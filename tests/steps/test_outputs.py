@@ -7,7 +7,10 @@ from bidsschematools.schema import load_schema
 from l2s_pydra.bids.derivatives import dataset_path, derivative_path
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS, ImageOutput, bidsignore
 
-FIELDS = {"participant": "sub-1", "run": "r", "name": "n", "model": "m", "segmentation": "s"}
+FIELDS = {
+    **{"participant": "sub-1", "run": "r", "name": "n", "model": "m", "segmentation": "s"},
+    **{"group": "g", "kind": "act"},
+}
 
 
 def paths():

@@ -11,7 +11,20 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
-TEXT = {".json", ".tsv", ".html", ".toml", ".md", ".txt", ".bib", ".svg", ".csv", ".bidsignore"}
+TEXT = {
+    ".json",
+    ".tsv",
+    ".html",
+    ".toml",
+    ".md",
+    ".txt",
+    ".bib",
+    ".svg",
+    ".csv",
+    ".log",
+    ".bidsignore",
+    "lock",
+}
 
 
 def gzip_header(path):
