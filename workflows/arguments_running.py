@@ -136,6 +136,11 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what a run does, and what it says."""
     group = parser.add_argument_group("in place of a run")
     group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be trained, segmented, reused and written, and write nothing",
+    )
+    group.add_argument(
         "--reports-only",
         action="store_true",
         help="write the pages of these levels anew from what is in OUTPUT_DIR",

@@ -105,6 +105,11 @@ def _run_levels(options: Options) -> int:
     reads_images = {"learn", "participant"} & set(options.levels) and not rewrites
     if reads_images and not options.skip_validation:
         validate(options.bids_dir)
+    if options.dry_run:
+        from .dry_run import dry_run
+
+        sys.stdout.write(dry_run(options))
+        return ExitCode.OK
     for folder in (options.output_dir, options.work_dir):
         _make(folder)
     if options.mem_mb is not None:

@@ -53,9 +53,12 @@ def check_what_is_done(values: Mapping[str, Any]) -> None:
     UsageError
         If there are two.
     """
-    options = ("reports_only", "boilerplate_only", "preview", "compare", "clean_workdir")
+    options = ("dry_run", "reports_only", "boilerplate_only", "preview", "compare", "clean_workdir")
     asked = [f"--{name.replace('_', '-')}" for name in options if values[name]]
     alone = {"--reports-only", "--boilerplate-only"} & set(asked)
+    alone |= (
+        {"--dry-run", "--clean-workdir"} if values["dry_run"] and values["clean_workdir"] else set()
+    )
     if alone and len(asked) > 1:
         raise UsageError(f"{asked[0]} and {asked[1]} exclude each other; give one of them")
 

@@ -116,6 +116,8 @@ class Options:
     """Start nothing more after a failure."""
     clean_workdir: bool = False
     """Empty the working directory first."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
     reports_only: bool = False
     """Write pages anew, and compute nothing."""
     boilerplate_only: bool = False
