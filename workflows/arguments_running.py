@@ -30,6 +30,12 @@ def add_segmenting(parser: argparse.ArgumentParser) -> None:
         "--entropy", action="store_true", help="write a map of the posteriors' entropy too"
     )
     group.add_argument(
+        "--seg-only",
+        "--seg_only",
+        action="store_true",
+        help="write label maps only: no mask, volumes, figures and pages",
+    )
+    group.add_argument(
         "--res",
         type=resolution,
         metavar="1mm",

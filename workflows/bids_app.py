@@ -196,7 +196,7 @@ def _pages(options: Options, model: "ModelFiles | None") -> list[Path]:
     """List pages that were just written, the most telling first."""
     pages = [options.output_dir / "comparison" / "index.html"] if options.compare else []
     pages += [options.output_dir / "group.html"] if "group" in options.levels else []
-    if "participant" in options.levels:
+    if "participant" in options.levels and not options.seg_only:
         pages += sorted(options.output_dir.glob("sub-*.html"))[:1]
     if "learn" in options.levels and model is not None and not options.compare:
         pages.append(model.folder / "report.html")

@@ -42,6 +42,10 @@ def levels(values: Mapping[str, Any]) -> tuple[str, ...]:
         raise UsageError("learning needs manual labels; give their folder by --real-labels")
     if values["preview"] and "learn" not in values["level"]:
         raise UsageError("--preview shows what the level learn would train on; add that level")
+    if values["seg_only"] and "group" in values["level"]:
+        raise UsageError(
+            "--seg-only writes no volumes, which the level group gathers; leave one out"
+        )
     return tuple(level for level in LEVELS if level in values["level"])
 
 

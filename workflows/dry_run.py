@@ -1,36 +1,39 @@
 """What a run would do, found out without writing anything anywhere."""
 
+import filecmp
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
+from l2s_pydra.bids.checksums import Checksums
 from l2s_pydra.bids.dataset import ImageRecord
-from l2s_pydra.bids.derivatives import dataset_path, derivative_path
+from l2s_pydra.bids.derivatives import dataset_path
 from l2s_pydra.bids.provenance import new_run_id
-from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS, on_network_grid
-from l2s_pydra.tasks import Learn
+from l2s_pydra.steps.outputs import DATASET_OUTPUTS
+from l2s_pydra.tasks import Learn, Segment
 
 from . import engine
+from .image_files import image_files
 from .learning import find_training_set, learn_inputs
 from .model_files import ModelFiles, find_model
 from .options import Options
-from .segmenting import _check_model, _Jobs, unreadable
+from .reuse import Reuse
+from .segmenting import check_model, shared_inputs, unreadable
 from .session import Session
 
-__all__ = ["Foreseen", "dry_run", "image_files"]
+__all__ = ["Foreseen", "dry_run"]
 
-_ALWAYS = ("dseg", "dseg_json", "dseg_tsv", "mask", "mask_json", "morph", "morph_json", "figure")
-_ON_NETWORK_GRID = ("dseg", "dseg_json", "dseg_tsv", "mask", "mask_json")
 _PAGES = ("participant_page", "page_data", "run")
 _DATASET = (
     *("dataset_description", "readme", "bidsignore", "descriptions", "descriptions_json"),
     *("citation_md", "citation_html", "citation_bib"),
 )
-_INDEX = "layout_index.sqlite"
+_INDEX, _CHECKSUMS = "layout_index.sqlite", "checksums.sqlite"
 _VERBS = ("segment", "restore", "reuse", "skip")
 
 
@@ -74,7 +77,12 @@ def dry_run(options: Options) -> str:
             cache=options.work_dir / "pydra",
             stage=Path(scratch) / "stage",
         )
-        lines = ["Dry run: nothing is computed, nothing is written.", *_levels(session)]
+        known = options.work_dir / _CHECKSUMS
+        if known.is_file():
+            shutil.copy(known, scratch)
+        with Checksums.open(scratch) as checksums:
+            levels = _levels(session, checksums)
+            lines = ["Dry run: nothing is computed, nothing is written.", *levels]
     return "\n".join(lines) + "\n"
 
 
@@ -85,10 +93,10 @@ def _without_new_index(options: Options) -> Options:
     return options if there else attrs.evolve(options, database_dir=None)
 
 
-def _levels(session: Session) -> Iterator[str]:
+def _levels(session: Session, checksums: Checksums) -> Iterator[str]:
     options = session.options
     model: ModelFiles | None = None
-    segmentation = ""
+    segmentation, learned = "", False
     if options.preview:
         yield from _preview(session)
         return
@@ -97,12 +105,13 @@ def _levels(session: Session) -> Iterator[str]:
     elif "learn" in options.levels:
         inputs = learn_inputs(session, find_training_set(session))
         model, segmentation = _learned(session, Learn(**inputs)), str(inputs["segmentation"])
+        learned = model is not None
         yield from _training(session, inputs["roles"], len(inputs["label_maps"]), model)
     if options.model is not None or (not segmentation and "participant" in options.levels):
-        model = find_model(options.model, options.output_dir)
+        model, learned = find_model(options.model, options.output_dir), False
         segmentation = model.segmentation
     if "participant" in options.levels:
-        yield from _participant(session, model, segmentation)
+        yield from _participant(session, checksums, model, segmentation, learned)
     if "group" in options.levels:
         yield from _group(options, segmentation or options.segmentation or "<name>")
 
@@ -154,10 +163,17 @@ def _training(
     yield f"  files: {place}/, {dataset_path(DATASET_OUTPUTS['dataset_run'], run='<run>')}"
 
 
-def _participant(session: Session, model: ModelFiles | None, segmentation: str) -> Iterator[str]:
+def _participant(
+    session: Session,
+    checksums: Checksums,
+    model: ModelFiles | None,
+    segmentation: str,
+    learned: bool,
+) -> Iterator[str]:
     if model is not None:
-        _check_model(session, model)
-    found = [_foresee(session, model, segmentation, image) for image in session.images()]
+        check_model(session, model)
+    look = _Look.of(session, checksums, model, segmentation, learned)
+    found = [look.foresee(image) for image in session.images()]
     name = model.name if model else "the model that is to be trained"
     yield f"\nparticipant: {len(found)} image(s), segmented by {name}"
     for one in found:
@@ -166,58 +182,80 @@ def _participant(session: Session, model: ModelFiles | None, segmentation: str) 
     counts = {verb: sum(one.verb == verb for one in found) for verb in _VERBS}
     told = ", ".join(f"{count} to {verb}" for verb, count in counts.items())
     yield f"  in all: {told}; {sum(len(one.files) for one in found)} file(s) of images to write"
+    keys = ("run",) if session.options.seg_only else _PAGES
     pages = (
-        dataset_path(DATASET_OUTPUTS[key], participant="sub-<label>", run="<run>") for key in _PAGES
+        dataset_path(DATASET_OUTPUTS[key], participant="sub-<label>", run="<run>") for key in keys
     )
     yield f"  of participants: {', '.join(map(str, pages))}"
     rows = (DATASET_OUTPUTS[key].path for key in _DATASET)
     yield f"  of the data set: {', '.join(rows)}"
 
 
-def _foresee(
-    session: Session, model: ModelFiles | None, segmentation: str, image: ImageRecord
-) -> Foreseen:
-    why = unreadable(image.path)
-    if why:
-        return Foreseen(image, "skip", why)
-    files = image_files(session.options, model, segmentation, image)
-    if model is None:
-        return Foreseen(image, "segment", "the model is not there yet", files)
-    task = _Jobs.plan(session, model, [image]).tasks(image)[0]
-    if not engine.is_done(task, session.cache):
-        return Foreseen(image, "segment", "not segmented before, or changed", files)
-    lost = tuple(file for file in files if not (session.options.output_dir / file).is_file())
-    if lost:
-        return Foreseen(image, "restore", "segmented before, and missing here", lost)
-    return Foreseen(image, "reuse", "nothing changed")
+@attrs.frozen
+class _Look:
+    """Looks at images, one by one."""
+
+    session: Session
+    model: ModelFiles | None
+    segmentation: str
+    shared: dict[str, Any]
+    reuse: Reuse | None
+
+    @property
+    def spacing_mm(self) -> float:
+        """Voxel size of the model's grid."""
+        if self.model is None:
+            return self.session.options.config.spacing_mm
+        return self.model.spacing_mm
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        checksums: Checksums,
+        model: ModelFiles | None,
+        segmentation: str,
+        learned: bool,
+    ) -> "_Look":
+        if model is None:
+            return cls(session, None, segmentation, {}, None)
+        options = session.options
+        shared = shared_inputs(options, model)
+        if learned:  # it will be in the data set by then
+            shared["model_in_dataset"] = True
+        reuse = Reuse.of(options, model, checksums, shared, force=options.force)
+        return cls(session, model, segmentation, shared, reuse)
+
+    def foresee(self, image: ImageRecord) -> Foreseen:
+        """Say what would become of an image."""
+        options = self.session.options
+        try:
+            why = unreadable(image.path)
+            made_from = self.reuse.made_from(image) if self.reuse and not why else {}
+        except OSError as error:
+            why = f"{image.path}: cannot be read ({error.strerror or error})"
+        if why:
+            return Foreseen(image, "skip", why)
+        files = image_files(options, self.segmentation, image, self.spacing_mm)
+        if self.reuse is None:
+            return Foreseen(image, "segment", "the model is not there yet", files)
+        decision = self.reuse.decision(image, made_from, seg_only=options.seg_only)
+        if decision.is_done:
+            return Foreseen(image, "reuse", decision.reason)
+        own = {"image": image.path, "entities": image.entities, "source": image.relative_path}
+        cached = engine.outcome_of([Segment(**own, **self.shared)], self.session.cache).outputs
+        if cached is None or options.force:
+            return Foreseen(image, "segment", decision.reason, files)
+        new = (file for file in files if _differs(Path(cached.tree), options.output_dir, file))
+        return Foreseen(image, "restore", decision.reason, tuple(new))
 
 
-def image_files(
-    options: Options, model: ModelFiles | None, segmentation: str, image: ImageRecord
-) -> tuple[str, ...]:
-    """List the files of an image, below the output folder.
-
-    Parameters
-    ----------
-    options : Options
-        What was asked for.
-    model : ModelFiles or None
-        The model, where it is there already.
-    segmentation : str
-        Value of the ``seg-`` entity.
-    image : ImageRecord
-        The image.
-    """
-    asked = [*(("probseg", "probseg_json") if options.probseg else ())]
-    asked += [*(("entropy", "entropy_json") if options.entropy else ())]
-    rows = [IMAGE_OUTPUTS[key] for key in (*_ALWAYS, *asked)]
-    if options.res is not None:
-        config = model.config["learn"] if model else {"spacing_mm": options.config.spacing_mm}
-        spacing_mm = float(config["spacing_mm"])
-        keys = (*_ON_NETWORK_GRID, *asked)
-        rows += [on_network_grid(IMAGE_OUTPUTS[key], spacing_mm) for key in keys]
-    paths = (derivative_path(image.entities, row, segmentation=segmentation) for row in rows)
-    return tuple(map(str, paths))
+def _differs(tree: Path, output_dir: Path, file: str) -> bool:
+    """Whether a file of the cache is not in the output folder as it is."""
+    ours, theirs = tree / file, output_dir / file
+    if not ours.is_file():
+        return False
+    return not (theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False))
 
 
 def _group(options: Options, segmentation: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from l2s_pydra.steps.leftovers import remove_leftovers
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS
 
 from .engine import Outcome
+from .image_files import image_files
 from .model_files import ModelFiles
 from .reuse import Decision
 from .session import Failure, Session
@@ -206,14 +207,15 @@ class Register:
     def _publish_image(self, todo: Todo, outcome: Outcome, status: Status) -> None:
         image, output = todo.image, self.session.output
         tree = Path(outcome.outputs.tree)
-        ready = output.prepare(tree)
+        ready = output.prepare(tree, only=self._wanted(image))
         data = dataset_path(DATASET_OUTPUTS["page_data"], participant=image.participant)
+        page = () if self.session.options.seg_only else (str(data),)
         entry = ImageEntry(
             source=image.relative_path,
             segmentation=self.model.segmentation,
             run=self.session.uuid,
             made_from=todo.made_from,
-            outputs=(*(file.name for file in ready), str(data)),
+            outputs=(*(file.name for file in ready), *page),
         )
         with _staged(self.session, image.participant) as mine:
             gone = remove_leftovers(
@@ -237,6 +239,13 @@ class Register:
         """Write the provenance of a participant from the manifest and the records of its runs."""
         mine.publish_provenance(participant_prov(mine.output.root, participant))
 
+    def _wanted(self, image: ImageRecord) -> tuple[str, ...] | None:
+        """Files of an image that are published, if that is not all."""
+        options, model = self.session.options, self.model
+        if not options.seg_only:
+            return None
+        return image_files(options, model.segmentation, image, model.spacing_mm)
+
     def _stage_participant(
         self,
         mine: Session,
@@ -245,6 +254,9 @@ class Register:
         failures: Sequence[Failure] = (),
     ) -> None:
         """Stage the page of a participant, and the record and log of this run."""
+        if self.session.options.seg_only:
+            self._stage_record(mine, participant)
+            return
         from l2s_pydra.steps.report import report_participant
 
         report_participant(

@@ -76,6 +76,11 @@ class ModelFiles:
         """Value of the ``seg-`` entity of what the model writes."""
         return str(self.config["segmentation"])
 
+    @property
+    def spacing_mm(self) -> float:
+        """Voxel size of the grid that the model works on."""
+        return float(self.config["learn"]["spacing_mm"])
+
     def is_in(self, output_dir: Path) -> bool:
         """Whether the folder is one of a derivative's ``models``, so that URIs can point into it."""
         place = output_dir / "models" / f"model-{self.name}"

@@ -70,6 +70,8 @@ class Options:
     """Write their entropy too."""
     res: str | None = None
     """Voxel size of the model's grid, to write outputs on it too."""
+    seg_only: bool = False
+    """Write label maps only, and no pages."""
     keep_largest: tuple[str, ...] | None = None
     """Structures of which only the largest piece is kept; empty for all that do not rightly come
     in parts."""

@@ -159,10 +159,18 @@ class Reuse:
             If the image cannot be read.
         """
         own = {"image": self.checksums.of(image.path), "entities": dict(image.entities)}
-        return {**own, **self.shared}
+        return {**own, **self.shared, "seg_only": False}
 
-    def decision(self, image: ImageRecord, made_from: Mapping[str, Any]) -> Decision:
-        """Decide on an image, given what it would be made from (:meth:`made_from`)."""
+    def decision(
+        self, image: ImageRecord, made_from: Mapping[str, Any], *, seg_only: bool = False
+    ) -> Decision:
+        """Decide on an image, given what it would be made from (:meth:`made_from`).
+
+        If only label maps are asked for, and all outputs are there, nothing is to be done.
+        """
+        if seg_only and not made_from["seg_only"]:
+            whole = self.decision(image, made_from)
+            return whole if whole.is_done else self.decision(image, {**made_from, "seg_only": True})
         manifest = self._manifest(image.participant)
         entry = manifest.images.get((image.relative_path, self.segmentation))
         faults = self._faults(entry, manifest) if entry else ()

@@ -27,7 +27,7 @@ from .segment import SegmentImage, SegmentImages
 from .session import Failure, Session, code_version
 from .worker import L2SWorker, NotStartedError
 
-__all__ = ["participant", "shared_inputs", "unreadable"]
+__all__ = ["check_model", "participant", "shared_inputs", "unreadable"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
     LabelError
         If ``--keep-largest`` names a structure that the model does not have.
     """
-    _check_model(session, model)
+    check_model(session, model)
     images = session.images()
     register = Register(session=session, model=model, images=images)
     jobs = _Jobs(session, shared_inputs(session.options, model), register)
@@ -84,13 +84,16 @@ def _plan(session: Session, model: ModelFiles, register: Register) -> list[Todo]
         if why:
             register.failed(image, Outcome(traceback=f"{why}\n"))
             continue
-        decision = reuse.decision(image, made_from)
+        only = session.options.seg_only
+        decision = reuse.decision(image, made_from, seg_only=only)
         if decision.is_done:
             register.reused(image, decision)
         else:
             recorded = reuse.recorded(image) if decision.status == "altered" else {}
-            todo.append(Todo(image, made_from, decision, recorded))
+            todo.append(Todo(image, {**made_from, "seg_only": only}, decision, recorded))
     checksums.save()
+    if session.options.seg_only:
+        return todo
     for who in sorted({image.participant for image in register.images} - register.touched(todo)):
         if reuse.page_fault(who):
             register.refresh(who)
@@ -260,12 +263,27 @@ class _Jobs:
         return [Segment(**own, **self.shared), SegmentImage(**own, **self.shared)]
 
 
-def _check_model(session: Session, model: ModelFiles) -> None:
-    """Check options that the model must be able to honour, before any image is read."""
+def check_model(session: Session, model: ModelFiles) -> None:
+    """Check options that the model must be able to honour, before any image is read.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+    model : ModelFiles
+        The model.
+
+    Raises
+    ------
+    ConfigError
+        If another segmentation or resolution was asked for than that of the model.
+    LabelError
+        If ``--keep-largest`` names a structure that the model does not have.
+    """
     options = session.options
     named_structures(LabelScheme.read(model.labels), options.keep_largest)
     if options.res is not None:
-        check_resolution(options.res, float(model.config["learn"]["spacing_mm"]), model.name)
+        check_resolution(options.res, model.spacing_mm, model.name)
     wanted = options.segmentation
     if wanted not in (None, model.segmentation):
         raise ConfigError(

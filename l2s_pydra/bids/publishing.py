@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -161,15 +161,19 @@ class OutputFolder:
         """
         return self.commit(self.prepare(*stages), images)
 
-    def prepare(self, *stages: str | Path) -> "list[_Ready]":
-        """Do what takes long: copy to the file system of the output folder what is not there."""
+    def prepare(self, *stages: str | Path, only: Collection[str] | None = None) -> "list[_Ready]":
+        """Do what takes long: copy to the file system of the output folder what is not there.
+
+        Of the staged files all are taken, or ``only`` those of some paths below the root.
+        """
         sources: dict[str, Path] = {}
         for stage in map(Path, stages):
             if not stage.is_dir():
                 raise DatasetError(f"{stage}: nothing to publish, the folder does not exist")
             found = (path for path in stage.rglob("*") if path.is_file())
             sources |= {path.relative_to(stage).as_posix(): path for path in found}
-        return [self._prepare(name, source) for name, source in sorted(sources.items())]
+        wanted = sorted(name for name in sources if only is None or name in only)
+        return [self._prepare(name, sources[name]) for name in wanted]
 
     def _prepare(self, name: str, source: Path) -> _Ready:
         target = self.root / name

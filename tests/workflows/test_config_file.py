@@ -183,4 +183,4 @@ def test_the_record_of_a_finished_run_repeats_it(app, copied, phantom, tmp_path)
     run = app.plain(*places, "-w", str(copied.work), "--config-file", str(record))
     assert run.code == 0, run.said
     assert "the same model was learned before" in run.said
-    assert "5 image(s) were segmented before" in run.said
+    assert "5 reused" in run.said

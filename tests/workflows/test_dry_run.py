@@ -161,3 +161,33 @@ def test_a_comparison_is_foreseen(app, data, tmp_path):
     assert "4 training(s)" in run.printed
     assert run.printed.count("  train ") == 4
     assert not (tmp_path / "work").exists()
+
+
+def test_label_maps_only(app, copied, data, model, tmp_path):
+    """And what is left out comes later, without segmenting again."""
+    out = tmp_path / "out"
+    asked = ("participant", "--skip-bids-validation", "--model", str(model))
+    asked += ("--participant-label", "04")
+    place = "sub-04/anat/sub-04_T1w.nii.gz"
+    _, files = told(app(data, out, copied.work, *asked, "--seg-only", "--dry-run").printed)
+    run = app(data, out, copied.work, *asked, "--seg-only")
+    assert run.code == 0, run.said
+    written = {path.relative_to(out).as_posix() for path in (out / "sub-04").rglob("*.*")}
+    labels = {
+        f"sub-04/anat/sub-04_seg-tissue_desc-T1w_dseg{e}" for e in (".nii.gz", ".json", ".tsv")
+    }
+    assert set(files[place]) == labels
+    assert {name for name in written if "/log/" not in name and "/." not in name} == labels
+    assert not list(out.glob("*.html"))
+    assert (
+        "reuse"
+        in told(app(data, out, copied.work, *asked, "--seg-only", "--dry-run").printed)[0][place]
+    )
+    whole = app(data, out, copied.work, *asked)
+    assert whole.code == 0, whole.said
+    assert "restored" in whole.said
+    assert (out / "sub-04.html").is_file()
+    assert list(out.rglob("*_morph.tsv"))
+    again = app(data, out, copied.work, *asked, "--seg-only")
+    assert "1 reused" in again.said
+    assert (out / "sub-04.html").is_file()
