@@ -217,6 +217,7 @@ Made by {_NAME} {__version__} from the BIDS data set at `{link}` (seen from here
 - `sub-*.html` and `sub-*/figures`: reports, to be looked at before the numbers are used.
 - `sub-*/log`: versions, command line and settings of each run.
 - `models`: the networks, with their configuration and model card.
+- `prov`: what was made from what, with checksums (draft of BIDS-Prov, JSON-LD).
 {comparison if compared else ""}
 `seg-<label>` names the set of labels, `desc-<label>` the contrast of the image that was segmented
 (`descriptions.tsv`). In the sidecars, `bids:raw:` stands for the raw data set and `bids:models:`
