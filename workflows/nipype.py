@@ -241,16 +241,8 @@ def init_study_wf(
     Returns
     -------
     nipype.pipeline.engine.Workflow
-
-    Inputs
-    ------
-    inputnode.checkpoint_dir
-        Folder from which an interrupted training goes on.
-
-    Outputs
-    -------
-    outputnode.model
-        The model folder.
+        ``inputnode`` has ``checkpoint_dir``, the folder from which an interrupted training goes on;
+        ``outputnode`` has ``model``.
     """
     from nipype.interfaces.utility import IdentityInterface
     from nipype.pipeline import engine as pe
