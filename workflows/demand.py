@@ -13,6 +13,8 @@ __all__ = ["GB_PER_PROCESS", "Demand", "demand_of", "fitted", "memory_needed_gb"
 
 GB_PER_PROCESS = 4
 """Memory set aside for a process that segments a head at 1 mm."""
+_GB_BY_KIND = {"Learn": 16}
+"""Memory set aside for tasks that take more."""
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -52,7 +54,10 @@ def demand_of(task: Any, *, auto_gpus: int = 0) -> Demand:
     each = {"cuda": 1, "auto": auto_gpus}.get(kind, 0)
     return Demand(
         cpus=max(resources.threads or 1, resources.processes),
-        memory_gb=resources.memory_gb or memory_needed_gb(resources.max_memory_mb),
+        memory_gb=resources.memory_gb
+        or memory_needed_gb(
+            resources.max_memory_mb, least=_GB_BY_KIND.get(type(task).__name__, GB_PER_PROCESS)
+        ),
         gpus=each * resources.processes,
         gpu=int(number) if number else None,
     )
@@ -71,7 +76,7 @@ def memory_needed_gb(max_memory_mb: float | None = None, *, least: float = GB_PE
     return max(least, math.ceil((max_memory_mb or 0) / 1000) + 1)
 
 
-def fitted(job: Any, demand: Demand) -> Any:
+def fitted(job: Any, demand: Demand, *, exactly: bool = False) -> Any:
     """Return a job that takes no more than what was set aside for it.
 
     Parameters
@@ -80,6 +85,8 @@ def fitted(job: Any, demand: Demand) -> Any:
         Stays as it is.
     demand : Demand
         What was set aside; a GPU is the only one that the process of the job sees.
+    exactly : bool
+        Let it take all of it, and no GPU that nobody set aside.
     """
     import copy
 
@@ -87,14 +94,19 @@ def fitted(job: Any, demand: Demand) -> Any:
     if not isinstance(resources, Resources):
         return job
     new = resources
-    if (resources.threads or math.inf) > demand.cpus:
+    if exactly or (resources.threads or math.inf) > demand.cpus:
         new = attrs.evolve(new, threads=demand.cpus)
     if demand.gpus and resources.device.startswith("cuda:"):
         new = attrs.evolve(new, device="cuda")
+    if exactly and not demand.gpus and resources.device == "auto":
+        new = attrs.evolve(new, device="cpu")
     if new == resources:
         return job
+    task = attrs.evolve(job.task, resources=new)
+    # Pydra compares them at the end; where a task runs is no part of them.
+    task._hashes = job.task._hashes or job.task._compute_hashes()[1]
     job = copy.copy(job)
-    job.task = attrs.evolve(job.task, resources=new)
+    job.task = task
     return job
 
 

@@ -21,6 +21,7 @@ import attrs
 from l2s_pydra import errors
 from l2s_pydra.errors import InUseError, L2SError
 
+from .batch import BatchJobs
 from .worker import Submitter
 
 __all__ = ["NOT_RUN", "Outcome", "claim", "forget", "is_done", "outcome_of", "run"]
@@ -140,8 +141,11 @@ def run(workflow: Any, parts: Sequence[Any], cache: Path, worker: Any) -> Except
     """
     from pydra.engine.workflow import Workflow
 
+    # Of jobs that outlived an earlier run, a batch scheduler still writes the entries.
+    busy = worker.under_way(cache) if isinstance(worker, BatchJobs) else ()
     for task in (workflow, *parts):
-        _forget_failure(task, cache)
+        if task._checksum not in busy:
+            _forget_failure(task, cache)
     # Workflows built before are kept by the hash of their inputs, of which resources are no part.
     Workflow.clear_cache()
     with Submitter(cache_root=cache, worker=worker) as submitter:

@@ -88,8 +88,15 @@ def work(tasks, tmp_path):
                 foreign=strangers,
                 folder=str(folder),
             )
-            run(workflow, parts, cache, L2SWorker(**options))
+            failed = []
+
+            def notify(task, seconds, error):
+                if error:
+                    failed.append(task.name)
+
+            run(workflow, parts, cache, L2SWorker(notify=notify, **options))
             outcomes = {part.name: outcome_of([part, workflow], cache) for part in parts}
+        assert {name for name, outcome in outcomes.items() if not outcome.outputs} == set(failed)
         seen = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
         return seen, outcomes
 
@@ -110,8 +117,9 @@ def test_cpus_and_gpus_are_not_shared(work):
     resources |= {f"cpu{n}": Resources(device="cpu", threads=2) for n in range(2)}
     resources["large"] = Resources(device="cpu", threads=16)
     resources["silent"] = Resources(device="cpu")
-    seen, _ = work(resources, foreign=2, n_procs=3, gpus=["4", "GPU-b"])
+    seen, outcomes = work(resources, foreign=2, n_procs=3, gpus=["4", "GPU-b"])
     assert len(seen) == 9
+    assert all(outcome.outputs for outcome in outcomes.values())
     assert most(seen, lambda one: one["threads"]) <= 3
     for name in ("4", "GPU-b"):
         assert most(seen, lambda one, name=name: one["gpus"] == name) == 1
