@@ -51,7 +51,7 @@ THIRD_PARTY = {
     "steps": TORCH | {"nibabel", "tqdm"},
     "tasks": BASE | {"fileformats", "pydra"},
     "interfaces": BASE | {"nipype"},
-    "workflows": BASE | {"cloudpickle", "fileformats", "nipype", "pydra"},
+    "workflows": BASE | {"cloudpickle", "fileformats", "nipype", "pydra", "yaml"},
 }
 
 

@@ -16,6 +16,7 @@ from .argument_types import UsageError, absolute
 from .arguments_data import add_places, add_selection
 from .arguments_learning import add_comparing, add_learning
 from .arguments_running import add_resources, add_running, add_segmenting
+from .arguments_workers import add_workers
 from .exit_codes import in_words
 from .options import LEVELS
 
@@ -172,6 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_segmenting,
         add_places,
         add_resources,
+        add_workers,
         add_running,
     ):
         add(parser)

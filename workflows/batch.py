@@ -7,10 +7,12 @@ watched on by the next run; and a failure tells state and log.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,11 +27,12 @@ from l2s_pydra.errors import JobError
 from l2s_pydra.tasks import Resources
 
 from .demand import Demand, demand_of, fitted
-from .worker import Notify, Prepare
+from .worker import Notify, NotStartedError, Prepare, log_of
 
 __all__ = ["BatchJobs", "Fate", "log_tail", "merged"]
 
 _log = logging.getLogger(__name__)
+_LOG = "task.log"
 _TAIL = 15
 """Lines of a log that an error quotes."""
 _SUBMISSIONS = 5
@@ -74,6 +77,9 @@ class BatchJobs:
         The interpreter on the nodes.
     stop_on_first_error : bool
         Submit no task after one has failed.
+    log_dir : Path, optional
+        Folder for what is said during each task, in files named by
+        :func:`l2s_pydra.workflows.worker.log_of`.
     prepare : callable, optional
         Called in each job before its task; an importable function.
     notify : callable, optional
@@ -90,6 +96,7 @@ class BatchJobs:
     setup: str = ""
     python: str = sys.executable
     stop_on_first_error: bool = False
+    log_dir: Path | None = None
     prepare: Prepare | None = attrs.field(default=None, eq=False, repr=False)
     notify: Notify | None = attrs.field(default=None, eq=False, repr=False)
     _mine: dict[str, Path] = attrs.field(factory=dict, init=False, eq=False, repr=False)
@@ -107,8 +114,14 @@ class BatchJobs:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what lives in the parent; a job submits no job."""
-        gone = {"_mine": {}, "_adopted": None, "_places": None, "_asking": None, "notify": None}
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
+        gone: dict[str, Any] = {
+            "_mine": {},
+            "_adopted": None,
+            "_places": None,
+            "_asking": None,
+            "notify": None,
+        }
+        state: Any = super().__getstate__()
         return {**state, **gone, "prepare": None}
 
     # What a scheduler has to say -----------------------------------------------------------------
@@ -162,7 +175,7 @@ class BatchJobs:
 
     async def _run(self, job: Any, rerun: bool) -> None:
         if self._failed and self.stop_on_first_error:
-            raise JobError("not started, because an earlier job failed")
+            raise NotStartedError("not started, because an earlier job failed")
         demand = self.demand(job.task)
         job_id = (self._adopted or {}).pop(job.checksum, None)
         for attempt in range(self.retries + 1):
@@ -170,20 +183,27 @@ class BatchJobs:
             if job_id is None:
                 job_id = await self._submit(job, demand, rerun, folder)
             else:
-                folder = _read(self._record(job)).get("folder", folder)
+                folder = Path(_read(self._record(job)).get("folder", folder))
                 _log.info("%s job %s of an earlier run goes on", self.SCHEDULER, job_id)
             self._mine[job_id] = self._record(job)
             fate = await self._watch(job_id, demand)
             self._forget(job_id)
+            self._keep_log(job, folder)
             if await self._has_result(job, wait=fate is None or fate.state == "COMPLETED"):
                 return
             # What a process that is gone could not take away.
             job.lockfile.unlink(missing_ok=True)
             (Path(job.cache_root) / f"{job.uid}_info.json").unlink(missing_ok=True)
             if not (fate and fate.lost and attempt < self.retries):
-                raise JobError(self._why(job_id, fate, Path(folder)))
+                raise JobError(self._why(job_id, fate, folder))
             _log.warning("%s job %s %s; submitting it again", self.SCHEDULER, job_id, fate.what)
             job_id = None
+
+    def _keep_log(self, job: Any, folder: Path) -> None:
+        """Put what was said during a task where the caller looks for it."""
+        if self.log_dir is not None:
+            with contextlib.suppress(OSError):
+                shutil.copyfile(folder / _LOG, log_of(self.log_dir, job.task))
 
     def demand(self, task: Any) -> Demand:
         """CPUs, memory and GPUs that are asked for."""
@@ -233,6 +253,7 @@ class BatchJobs:
             "prepare": cloudpickle.dumps(self.prepare),
             "job": cloudpickle.dumps(fitted(job, demand, exactly=True)),
             "rerun": rerun,
+            "log": str(folder / _LOG),
         }
         (folder / "job.pkl").write_bytes(cloudpickle.dumps(content))
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -23,13 +23,12 @@ def main(file: Path) -> None:
     sys.path += [entry for entry in content["path"] if entry not in sys.path]
     import cloudpickle
 
-    # Pydra's modules import one another: the submitter comes first.
-    import pydra.engine.submitter  # noqa: F401 (for its effect)
+    from .worker import run_pickled
 
     prepare = cloudpickle.loads(content["prepare"])
     if prepare is not None:
         prepare()
-    cloudpickle.loads(content["job"]).run(rerun=content["rerun"])
+    run_pickled(content["job"], content["rerun"], Path(content["log"]))
 
 
 if __name__ == "__main__":

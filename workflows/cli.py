@@ -16,6 +16,7 @@ from l2s_pydra.errors import L2SError
 
 from .argument_types import UsageError
 from .arguments import build_demo_parser, build_verify_parser, typed
+from .arguments_workers import chosen_worker
 from .checking import (
     check_comparison,
     check_places,
@@ -124,6 +125,7 @@ def parse(argv: Sequence[str]) -> Options:
     check_places(values["bids_dir"], values["output_dir"], values["work_dir"])
     check_what_is_done(values)
     check_comparison(values, {**from_file, **given})
+    values |= chosen_worker(values, {**from_file, **given})
     values["derivatives"] = values["derivatives"] or {}
     values |= resolve_data(values)
     values["levels"] = levels(values)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -145,6 +146,8 @@ class _File:
             return
         if isinstance(value, Mapping) and action.dest == "derivatives":
             value = [f"{name}={folder}" for name, folder in value.items()]
+        if isinstance(value, Mapping) and action.dest == "worker_args":
+            value = [json.dumps(value)]
         several = value if isinstance(value, list) else [value]
         if any(isinstance(item, bool | dict | list) for item in several):
             raise UsageError(f"{self.path}: {key} = {value!r}: expected text or a number")

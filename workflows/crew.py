@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import attrs
 
@@ -13,7 +13,7 @@ from l2s_pydra.tasks import Resources
 from .demand import visible_gpus
 from .learning import conformed_dir
 from .session import Session
-from .worker import L2SWorker, Notify
+from .worker import Notify
 
 __all__ = ["Crew", "claim_gpus"]
 
@@ -36,6 +36,8 @@ class Crew:
     """Processes that share a training."""
     gpus: tuple[str, ...] = ()
     """To be divided among the trainings, one each; none if there is nothing to divide."""
+    memory_gb: float | None = None
+    """Memory that a worker sets aside for each; None leaves it to the worker."""
     memory_bytes: int | None = None
     """Part of each training in what was free before any of them; None where none is shared."""
 
@@ -52,6 +54,15 @@ class Crew:
             and so how far it comes in a given time, must not depend on what is left to do.
         """
         options = session.options
+        if session.on_cluster:
+            threads = session.threads * options.learn_processes
+            return cls(
+                n_procs=jobs,
+                threads=threads,
+                device=options.device,
+                processes=options.learn_processes,
+                memory_gb=session.memory_gb(),
+            )
         gpus = visible_gpus() if options.device in ("auto", "cuda") else []
         if gpus or options.device.startswith("cuda"):
             gpus = gpus if options.learn_processes == 1 else []
@@ -89,6 +100,7 @@ class Crew:
         return Resources(
             device=self.device,
             threads=self.threads,
+            memory_gb=self.memory_gb,
             processes=self.processes,
             checkpoint_dir=str(checkpoints),
             checkpoint_every=session.options.config.training.checkpoint_every,
@@ -97,7 +109,7 @@ class Crew:
             title=title,
         )
 
-    def worker(self, session: Session, notify: Notify) -> L2SWorker:
+    def worker(self, session: Session, notify: Notify) -> Any:
         """Worker that gives each training a GPU that no other run has, if there are any."""
         locks = session.options.work_dir / "gpus"
         gpus = claim_gpus(locks, self.gpus, self.n_procs) if self.gpus else None

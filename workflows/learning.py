@@ -64,7 +64,8 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
     checkpoints = checkpoint_dir(session, Learn(**inputs))
     resources = Resources(
         device=session.options.device,
-        threads=session.options.threads or session.options.n_procs,
+        threads=session.threads,
+        memory_gb=session.memory_gb(),
         processes=session.options.learn_processes,
         checkpoint_dir=str(checkpoints),
         checkpoint_every=session.options.config.training.checkpoint_every,
@@ -127,7 +128,7 @@ def preview(session: Session) -> list[Failure]:
     inputs = learn_inputs(session, attrs.evolve(find_training_set(session), test=()))
     del inputs["segmentation"]
     inputs["code_version"] = code_version(without=("bids",))
-    resources = Resources(device=options.device, threads=options.threads or options.n_procs)
+    resources = Resources(device=options.device, threads=session.threads)
     task = Preview(**inputs, count=options.preview, resources=resources)
     stopped_by = engine.run(task, [], session.cache, session.worker(1))
     outcome = engine.outcome_of([task], session.cache, stopped_by)

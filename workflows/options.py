@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -114,6 +115,10 @@ class Options:
     """Processes that share every batch of a training."""
     force: bool = False
     """Segment and compare also what is done already."""
+    worker: str = "l2s"
+    """What runs the tasks, out of :data:`l2s_pydra.workflows.worker_names.WORKERS`."""
+    worker_args: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    """Its arguments."""
     stop_on_first_crash: bool = False
     """Start nothing more after a failure."""
     clean_workdir: bool = False

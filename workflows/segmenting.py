@@ -25,7 +25,7 @@ from .options import Options
 from .reuse import Reuse
 from .segment import SegmentImage, SegmentImages
 from .session import Failure, Session, code_version
-from .worker import L2SWorker, NotStartedError
+from .worker import NotStartedError, log_of
 
 __all__ = ["check_model", "participant", "shared_inputs", "unreadable"]
 
@@ -166,13 +166,18 @@ class _Jobs:
         options = self.session.options
         n_procs, threads = self.session.share(len(jobs), max_memory_mb=options.network_mb)
         resources = Resources(
-            device=options.device, threads=threads, max_memory_mb=options.network_mb
+            device=options.device,
+            threads=threads,
+            memory_gb=self.session.memory_gb(options.network_mb),
+            max_memory_mb=options.network_mb,
         )
         log_dir = self.session.stage.with_name(f"{self.session.uuid}-logs")
         log_dir.mkdir(parents=True, exist_ok=True)
-        worker = self.session.worker(n_procs, log_dir=log_dir)
-        worker.notify = partial(self._notify, worker, len(jobs))
-        _log.info("segmenting %d image(s), %d at a time", len(jobs), n_procs)
+        notify = partial(self._notify, log_dir, len(jobs))
+        worker = self.session.worker(n_procs, notify, log_dir=log_dir)
+        on_cluster = self.session.on_cluster
+        where = f"as jobs of {options.worker}" if on_cluster else f"{n_procs} at a time"
+        _log.info("segmenting %d image(s), %s", len(jobs), where)
         try:
             workflow = SegmentImages(
                 images=[job.image.path for job in jobs],
@@ -215,7 +220,7 @@ class _Jobs:
 
     def _notify(
         self,
-        worker: L2SWorker,
+        log_dir: Path,
         total: int,
         task: Any,
         seconds: float,
@@ -225,8 +230,8 @@ class _Jobs:
         job = self._open.get(task.source)
         if job is None:
             return
-        file = worker.log_of(task)
-        log = file.read_text(encoding="utf-8") if file is not None and file.is_file() else ""
+        file = log_of(log_dir, task)
+        log = file.read_text(encoding="utf-8") if file.is_file() else ""
         outcome = engine.outcome_of([task], self.session.cache, error)
         if outcome.outputs is not None:
             self._done(job, outcome, seconds=seconds, log=log)

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,10 +20,11 @@ from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
 
 from .demand import GB_PER_PROCESS, memory_needed_gb, visible_gpus
 from .engine import Outcome
-from .logs import set_up_logging
 from .model_files import ModelFiles
 from .options import Options
-from .worker import L2SWorker, Notify
+from .worker import Notify
+from .worker_names import BATCH
+from .workers import build_worker
 
 __all__ = ["Failure", "Session", "code_version"]
 
@@ -33,6 +33,9 @@ _SHELLS = ("bids_examples", "interfaces", "tasks", "workflows")
 """Folders that decide no result."""
 _GB_WITH_LITTLE_MEMORY = 2
 """The same, with the network held to :data:`~l2s_pydra.workflows.options.LOW_MEMORY_MB`."""
+
+_JOB_CPUS = 4
+"""CPUs of a job on a cluster."""
 
 _PROCESSES_PER_GPU = 4
 """Enough to keep a GPU busy while images are read and written, and its memory free."""
@@ -99,6 +102,8 @@ class Session:
             CPU threads of each.
         """
         total, threads = self.options.n_procs, self.options.threads
+        if self.on_cluster:
+            return jobs, self.threads
         each_gb = memory_needed_gb(max_memory_mb, least=self._least_gb)
         memory_gb = min(_memory_gb(), (self.options.mem_mb or math.inf) / 1000)
         limits = [jobs, total // (threads or 1), int(memory_gb // each_gb)]
@@ -107,6 +112,24 @@ class Session:
             limits.append(_PROCESSES_PER_GPU * gpus)
         at_once = max(1, min(limits))
         return at_once, threads or max(1, total // at_once)
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether tasks run as jobs of a batch scheduler."""
+        return self.options.worker in BATCH
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of a task that shares this computer with no other."""
+        if self.on_cluster:
+            return self.options.threads or int(self.options.worker_args.get("cpus", _JOB_CPUS))
+        return self.options.threads or self.options.n_procs
+
+    def memory_gb(self, max_memory_mb: float | None = None) -> float | None:
+        """Memory to set aside for a task, GB; None leaves it to the worker."""
+        if self.on_cluster and self.options.mem_mb is not None:
+            return self.options.mem_mb / 1000
+        return memory_needed_gb(max_memory_mb, least=self._least_gb) if max_memory_mb else None
 
     @property
     def host_bytes(self) -> int | None:
@@ -132,17 +155,15 @@ class Session:
         gpus: Sequence[str] | None = None,
         tasks_per_gpu: int = _PROCESSES_PER_GPU,
         log_dir: Path | None = None,
-    ) -> L2SWorker:
+    ) -> Any:
         """Worker for so many tasks at a time, by default on all GPUs that there are."""
-        return L2SWorker(
-            n_procs=self.options.n_procs,
-            gpus=() if self.options.device == "cpu" else gpus,
-            tasks_per_gpu=tasks_per_gpu,
-            max_tasks=at_once,
-            log_dir=log_dir,
-            stop_on_first_error=self.options.stop_on_first_crash,
-            prepare=partial(set_up_logging, self.options.verbosity),
+        return build_worker(
+            self.options,
+            at_once=at_once,
             notify=notify,
+            gpus=gpus,
+            tasks_per_gpu=tasks_per_gpu,
+            log_dir=log_dir,
         )
 
     def images(self, **changes: Any) -> list[ImageRecord]:
@@ -200,7 +221,7 @@ class Session:
         """Describe this run in plain values that name no person and no computer."""
         options = attrs.asdict(self.options, recurse=False)
         options["config"] = self.options.config.to_dict()
-        for name in ("command", "container", "verbosity"):
+        for name in ("command", "container", "verbosity", "worker_args"):
             options.pop(name)
         return run_record(
             run=self.uuid,

@@ -10,7 +10,6 @@ import attrs
 
 # Pydra's modules import one another: the submitter has to come before the worker.
 from pydra.engine.submitter import Submitter
-from pydra.workers.base import ensure_non_negative
 from pydra.workers.slurm import SlurmWorker
 
 from .batch import BatchJobs, Fate, merged
@@ -52,7 +51,7 @@ class L2SSlurmWorker(BatchJobs, SlurmWorker):  # type: ignore[misc]
     _plugin_name = "l2s-slurm"
     SCHEDULER = "Slurm"
 
-    poll_delay: int = attrs.field(default=5, converter=ensure_non_negative)
+    poll_delay: int = 5
     gpu_args: str = "--gres=gpu:{gpus}"
 
     def demand(self, task: Any) -> Demand:

@@ -34,7 +34,7 @@ from l2s_pydra.errors import JobError
 from .demand import demand_of, fitted, visible_gpus
 from .ledger import Ledger
 
-__all__ = ["L2SWorker", "NotStartedError", "Submitter"]
+__all__ = ["L2SWorker", "NotStartedError", "Submitter", "log_of", "run_pickled"]
 
 Prepare = Callable[[], None]
 Notify = Callable[[Any, float, Exception | None], None]
@@ -95,7 +95,7 @@ class L2SWorker(Worker):  # type: ignore[misc]
     stop_on_first_error : bool
         Start no task after one has failed.
     log_dir : Path, optional
-        Folder for what is said during each task, in files named by :meth:`log_of`.
+        Folder for what is said during each task, in files named by :func:`log_of`.
     prepare : callable, optional
         Called once in each new process; an importable function.
     notify : callable, optional
@@ -159,8 +159,8 @@ class L2SWorker(Worker):  # type: ignore[misc]
             raise NotStartedError("not started, because an earlier job failed")
         process = self._take(gpus)
         try:
-            log = self.log_of(job.task)
-            future = process.pool.submit(_run, cloudpickle.dumps(job), rerun, log)
+            log = self.log_dir and log_of(self.log_dir, job.task)
+            future = process.pool.submit(run_pickled, cloudpickle.dumps(job), rerun, log)
             process.process = next(iter((process.pool._processes or {}).values()), None)
             await asyncio.wrap_future(future, loop=self.loop)
         except BrokenProcessPool:
@@ -198,10 +198,6 @@ class L2SWorker(Worker):  # type: ignore[misc]
         )
         return _Process(pool, gpus)
 
-    def log_of(self, task: Any) -> Path | None:
-        """File of what is said while a task runs."""
-        return None if self.log_dir is None else self.log_dir / f"{task._checksum}.log"
-
     def _report(self, job: Any, started: float, error: Exception | None) -> None:
         self._failed = self._failed or error is not None
         if self.notify is not None:
@@ -230,8 +226,23 @@ def _how_it_died(process: Any) -> str:
     return f"the process ended by itself (exit code {code}); if memory was short, {advice}"
 
 
-def _run(pickled: bytes, rerun: bool, log: Path | None) -> None:
-    """Run a job in this process; its result is in the cache, where Pydra looks for it."""
+def log_of(log_dir: Path, task: Any) -> Path:
+    """File of what is said while a task runs."""
+    return log_dir / f"{task._checksum}.log"
+
+
+def run_pickled(pickled: bytes, rerun: bool, log: Path | None) -> None:
+    """Run a job in this process; its result is in the cache, where Pydra looks for it.
+
+    Parameters
+    ----------
+    pickled : bytes
+        The job.
+    rerun : bool
+        Whether to run it although the cache has a result.
+    log : Path, optional
+        File for what is said meanwhile.
+    """
     with contextlib.ExitStack() as stack:
         if log is not None:
             handler = logging.FileHandler(log, mode="w", encoding="utf-8")

@@ -128,10 +128,16 @@ def app(environment, tmp_path_factory):
 
 
 @pytest.fixture
-def start(environment, tmp_path):
+def start(environment, start_in):
     """Start the application without waiting for it."""
+    return lambda *arguments: start_in(environment, *arguments)
 
-    def start(data, output, work, *arguments):
+
+@pytest.fixture
+def start_in(tmp_path):
+    """Start the application in an environment."""
+
+    def start_in(environment, data, output, work, *arguments):
         return subprocess.Popen(
             command(data, output, work, *arguments),
             env=environment,
@@ -142,7 +148,7 @@ def start(environment, tmp_path):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    return start
+    return start_in
 
 
 @pytest.fixture(scope="session")
