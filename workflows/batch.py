@@ -74,7 +74,8 @@ class BatchJobs:
     setup : str
         Lines of shell before Python is started, such as ``module load cuda``.
     python : str
-        The interpreter on the nodes.
+        Command that starts Python in a job, such as ``apptainer exec l2s_pydra.sif python``; by
+        default this interpreter.
     stop_on_first_error : bool
         Submit no task after one has failed.
     log_dir : Path, optional
@@ -94,7 +95,7 @@ class BatchJobs:
     retries: int = 1
     result_delay: float = 60.0
     setup: str = ""
-    python: str = sys.executable
+    python: str = attrs.field(factory=lambda: shlex.quote(sys.executable))
     stop_on_first_error: bool = False
     log_dir: Path | None = None
     prepare: Prepare | None = attrs.field(default=None, eq=False, repr=False)
@@ -265,7 +266,7 @@ class BatchJobs:
             *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
             *([self.setup] if self.setup else []),
             # In place of the shell, so that the scheduler sees how it ends.
-            f"exec {shlex.quote(self.python)} -P -m l2s_pydra.workflows.batch_job "
+            f"exec {self.python} -P -m l2s_pydra.workflows.batch_job "
             f"{shlex.quote(str(folder / 'job.pkl'))}",
         ]
         script = folder / "job.sh"

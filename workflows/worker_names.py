@@ -199,19 +199,13 @@ def read_plugin_file(path: Path) -> tuple[str, dict[str, Any], list[str]]:
 
 
 def _table(path: Path) -> dict[str, Any]:
+    import yaml
+
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".toml":
-            table = tomllib.loads(text)
-        else:
-            import yaml  # JSON is YAML
-
-            table = yaml.safe_load(text)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML, TOML or JSON: {error}") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "yaml":
-            raise
+        # JSON is YAML.
+        table = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path}: cannot be read as YAML, TOML or JSON: {reason}") from error
     if not isinstance(table, dict):

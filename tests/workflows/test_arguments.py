@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import attrs
 import pytest
 
 from l2s_pydra.errors import ConfigError
@@ -241,3 +242,115 @@ def test_nothing_heavy_is_imported_for_help_and_wrong_usage(argv):
         f"found = set(sys.modules) & {heavy!r}; assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True, timeout=60)
+
+
+def test_workers_take_their_arguments(arguments):
+    words = ("max_jobs=50", "task_args.Learn=--time=24:00:00 --mem=32G", "result_delay=5")
+    options = parse(arguments("--worker", "slurm", "--worker-args", *words))
+    assert options.worker == "slurm"
+    assert options.worker_args == {
+        "max_jobs": 50,
+        "task_args": {"Learn": "--time=24:00:00 --mem=32G"},
+        "result_delay": 5.0,
+    }
+    options = parse(arguments("--worker-args", '{"n_procs": 3, "memory_gb": 8}'))
+    assert (options.worker, options.worker_args) == ("l2s", {"n_procs": 3, "memory_gb": 8.0})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--worker", "slrum"), "'slrum' is unknown; available: l2s, cf, debug, slurm, sge"),
+        (("--worker-args", "n_proc=3"), "did you mean n_procs?"),
+        (("--worker-args", "n_procs=three"), "n_procs takes a whole number, not 'three'"),
+        (("--worker-args", "n_procs=-1"), "cannot be negative"),
+        (("--worker-args", "n_procs=true"), "takes a whole number"),
+        (("--worker-args", "many"), "expected KEY=VALUE"),
+        (("--worker-args", "{[]"), "is not a JSON object"),
+        (("--worker", "debug", "--worker-args", "n_procs=3"), "it takes: none"),
+        (("--worker", "slurm", "--worker-args", "task_args=-p x"), "task_args.Segment="),
+        (("--worker", "slurm", "--worker-args", "gpus=1", "gpus.x=2"), "both as a table"),
+        (("--worker", "cf", "--stop-on-first-crash"), "use the worker l2s"),
+        (("--use-plugin", "{tmp}/dask.yml"), "'Dask' is unknown; available: l2s"),
+        (("--use-plugin", "{tmp}/broken.yml"), "cannot be read as YAML"),
+        (("--use-plugin", "{tmp}/broken.toml"), "cannot be read as YAML, TOML"),
+        (("--use-plugin", "{tmp}/list.json"), "expected a table"),
+        (("--use-plugin", "{tmp}/other.json"), "'plugins' is unknown"),
+        (("--use-plugin", "{tmp}/nowhere.yml"), "no such file"),
+    ],
+)
+def test_wrong_workers_are_refused_in_one_line(arguments, tmp_path, capsys, words, said):
+    (tmp_path / "dask.yml").write_text("plugin: Dask\n")
+    (tmp_path / "broken.yml").write_text("plugin: [\n")
+    (tmp_path / "broken.toml").write_text("plugin = \n")
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "other.json").write_text('{"plugins": "x"}')
+    assert main(arguments(*(word.replace("{tmp}", str(tmp_path)) for word in words))) == 64
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "worker", "taken", "hints"),
+    [
+        (
+            "p.yml",
+            "plugin: MultiProc\nplugin_args: {n_procs: 4, n_gpu_procs: 1, maxtasksperchild: 1}\n",
+            "l2s",
+            {"n_procs": 4, "gpus": 1},
+            ["MultiProc is the worker l2s", "maxtasksperchild has no counterpart"],
+        ),
+        (
+            "p.toml",
+            'plugin = "SLURM"\n[plugin_args]\nsbatch_args = "--partition=main"\n',
+            "slurm",
+            {"sbatch_args": "--partition=main"},
+            ["SLURM is the worker slurm"],
+        ),
+        (
+            "p.json",
+            '{"worker": "sge", "worker_args": {"qsub_args": "-q long.q"}}',
+            "sge",
+            {"qsub_args": "-q long.q"},
+            [],
+        ),
+    ],
+)
+def test_plugin_files(arguments, tmp_path, caplog, name, text, worker, taken, hints):
+    (tmp_path / name).write_text(text)
+    options = parse(arguments("--use-plugin", str(tmp_path / name)))
+    assert (options.worker, options.worker_args) == (worker, taken)
+    assert len(caplog.messages) == len(hints)
+    assert all(hint in said for hint, said in zip(hints, caplog.messages, strict=True))
+
+
+def test_the_command_line_wins_over_the_plugin_file(arguments, tmp_path):
+    (tmp_path / "p.yml").write_text("worker: slurm\nworker_args: {max_jobs: 5, cpus: 2}\n")
+    plugin = ("--use-plugin", str(tmp_path / "p.yml"))
+    options = parse(arguments(*plugin, "--worker-args", "max_jobs=7"))
+    assert (options.worker, options.worker_args) == ("slurm", {"max_jobs": 7, "cpus": 2})
+    options = parse(arguments(*plugin, "--worker", "debug"))
+    assert (options.worker, options.worker_args) == ("debug", {})
+
+
+def test_workers_come_from_the_configuration_file_too(arguments, tmp_path):
+    (tmp_path / "c.toml").write_text(
+        'worker = "slurm"\n[worker-args]\nmax_jobs = 7\ntask_args = {Learn = "--mem=9G"}\n'
+    )
+    options = parse(arguments("--config-file", str(tmp_path / "c.toml")))
+    assert options.worker == "slurm"
+    assert options.worker_args == {"max_jobs": 7, "task_args": {"Learn": "--mem=9G"}}
+
+
+def test_the_list_of_arguments_is_that_of_the_classes():
+    from l2s_pydra.workflows.sge import L2SSgeWorker
+    from l2s_pydra.workflows.slurm import L2SSlurmWorker
+    from l2s_pydra.workflows.worker import L2SWorker
+    from l2s_pydra.workflows.worker_names import WORKERS
+
+    for name, kind in (("l2s", L2SWorker), ("slurm", L2SSlurmWorker), ("sge", L2SSgeWorker)):
+        fields = {field.name for field in attrs.fields(kind) if field.init}
+        assert set(WORKERS[name]) <= fields
+    own = {f.name for f in attrs.fields(L2SSlurmWorker) if f.init and not f.inherited}
+    assert own <= set(WORKERS["slurm"])

@@ -121,7 +121,7 @@ def running(folder):
 
         start("munged", "--foreground", "--force", *MUNGE.format(folder).split())
         start(
-            *("mariadbd", "--no-defaults", "--user=mysql", f"--datadir={folder}/mysql"),
+            *("mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/mysql"),
             *(f"--socket={folder}/mysql/socket", "--bind-address=127.0.0.1"),
             *(f"--port={ports['mysql']}", f"--pid-file={folder}/mysql/pid"),
         )
@@ -140,17 +140,13 @@ def running(folder):
 def _configure(folder, ports):
     for name in ("state", "spool", "mysql"):
         (folder / name).mkdir()
-    # Daemons of other users pass through these folders.
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o055)
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    shutil.chown(folder / "mysql", "mysql")
     subprocess.run(
         [
-            *("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={folder}/mysql"),
-            "--skip-test-db",
+            *("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={folder}/mysql"),
+            *("--skip-test-db", "--auth-root-authentication-method=normal"),
         ],
         stdout=subprocess.DEVNULL,
         check=True,
