@@ -73,8 +73,8 @@ AccountingStoragePass={folder}/munge.socket
 AccountingStorageTRES=gres/gpu
 MpiDefault=none
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE DefMemPerCPU=500 State=UP
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
+PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE DefMemPerCPU=500 State=UP
 """
 CGROUP = """\
 CgroupPlugin=cgroup/v1
@@ -132,7 +132,7 @@ def running(folder):
         _until("the accounting", ["sacctmgr", "-i", "add", "cluster", "tests"], environment)
         start("slurmctld", "-D", "-f", environment["SLURM_CONF"])
         _until("the controller", ["scontrol", "ping"], environment, "is UP")
-        start("slurmd", "-D", "-N", _host(), "-f", environment["SLURM_CONF"])
+        start("slurmd", "-D", "-N", _node(), "-f", environment["SLURM_CONF"])
         _until("the node", ["sinfo", "--noheader", "--format=%T"], environment, "idle")
         yield environment
 
@@ -152,7 +152,14 @@ def _configure(folder, ports):
         check=True,
     )
     limited = limits_memory()
-    values = {"folder": folder, "host": _host(), "cpus": CPUS, "memory": MEMORY_MB, "gpus": GPUS}
+    values = {
+        "folder": folder,
+        "host": _host(),
+        "node": _node(),
+        "cpus": CPUS,
+        "memory": MEMORY_MB,
+        "gpus": GPUS,
+    }
     values |= {"task": "cgroup" if limited else "none", **ports}
     files = {"slurm.conf": SLURM.format(**values), "gres.conf": GRES}
     files |= {"cgroup.conf": CGROUP} if limited else {}
@@ -166,6 +173,11 @@ def _configure(folder, ports):
 
 def _host():
     return socket.gethostname().partition(".")[0]
+
+
+def _node():
+    """Name of the node, and so of its control groups: several of these may run at a time."""
+    return f"node{os.getpid()}"
 
 
 def _free_ports(count):

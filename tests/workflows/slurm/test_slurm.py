@@ -92,13 +92,21 @@ def when_running(environment, name, act, seconds=60):
     raise AssertionError(f"{name} never ran")
 
 
-def processes(number):
-    """Processes of a job."""
+def kill(number, seconds=30):
+    """Kill the task of a job, as the system does that runs out of memory."""
     wanted = f"SLURM_JOB_ID={number}".encode()
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdecimal() and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    folder.name.isdecimal()
+                    and b"l2s_pydra.workflows.batch_job" in (folder / "cmdline").read_bytes()
+                    and wanted in (folder / "environ").read_bytes().split(b"\0")
+                ):
+                    return os.kill(int(folder.name), signal.SIGKILL)
+        time.sleep(0.1)
+    raise AssertionError(f"job {number} has no process")
 
 
 def published(output):
@@ -123,11 +131,7 @@ def test_a_study_of_eight_survives_its_jobs(eight, model, slurm, app, start_in, 
     cancelled = when_running(
         slurm, "Segment.sub-03_T1w", lambda number: ask(slurm, "scancel", number)
     )
-    killed = when_running(
-        slurm,
-        "Segment.sub-06_T1w",
-        lambda number: [os.kill(pid, signal.SIGKILL) for pid in processes(number)],
-    )
+    killed = when_running(slurm, "Segment.sub-06_T1w", kill)
     _, said = running.communicate(timeout=200)
     assert running.returncode == 1, said
     assert f"Slurm job {cancelled} was cancelled (CANCELLED)" in said
