@@ -37,6 +37,8 @@ _TAIL = 15
 """Lines of a log that an error quotes."""
 _SUBMISSIONS = 5
 """Attempts to submit a job to a scheduler that is busy."""
+_PAUSE = 5.0
+"""Seconds before one that did not answer is asked again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -239,7 +241,7 @@ class BatchJobs:
                 raise JobError(
                     f"{self.SCHEDULER} refused the job: {reason} ({shlex.join(command)})"
                 )
-            await asyncio.sleep(2.0**attempt)
+            await asyncio.sleep(_PAUSE * 2.0**attempt)
         record = self._record(job)
         record.parent.mkdir(exist_ok=True)
         new = record.with_suffix(".new")
@@ -308,7 +310,7 @@ class BatchJobs:
                         "go on: the same command, later, waits for them"
                     )
                 _log.warning("%s does not answer: %s", self.SCHEDULER, " ".join(error.split()))
-                await asyncio.sleep(max(5.0, self.poll_delay))  # type: ignore[attr-defined]
+                await asyncio.sleep(_PAUSE)
             return living
 
     async def _has_result(self, job: Any, *, wait: bool) -> bool:
