@@ -13,7 +13,8 @@ but the engine. Every path segments the same images with the same model, one pro
 
 Each path runs in a process of its own, in which `loop`, `debug` and `Linear` have segmented an image
 before, so that everything is imported; the others start theirs within the time that is measured.
-The paths take turns; figures are medians. `overhead` is what an image takes more than in the loop. `rerun` is
+The paths take turns; figures are medians of CPU seconds
+of all processes of a path, which do not depend on what else the machine does. `overhead` is what an image takes more than in the loop. `rerun` is
 a second run with nothing changed, everything in the cache.
 
     python benchmarks/engines.py [--quick] [--images 200] [--repeats 3] [--paths NAME ...] [--json FILE]
@@ -181,26 +182,43 @@ def _application(data: Path, model: Path, work: Path) -> int:
     return len(list(output.glob("sub-*/anat/*_dseg.nii.gz")))
 
 
-def measure(path: str, data: Path, model: Path, count: int) -> tuple[float, float]:
-    """Seconds of the first and of the second run of a path, in a process of its own."""
+Times = tuple[float, ...]
+"""CPU and wall seconds of the first run, then of the second."""
+
+
+def measure(path: str, data: Path, model: Path, count: int) -> Times:
+    """Times of both runs of a path, in a session of processes of its own."""
     with tempfile.TemporaryDirectory() as folder:
         quiet = {"NO_ET": "1", "NIPYPE_NO_ET": "1", "OMP_NUM_THREADS": "1", "HOME": folder}
         done = subprocess.run(
             [sys.executable, __file__, "--child", path, str(data), str(model), str(count), folder],
             env={**os.environ, **quiet},
+            start_new_session=True,
             capture_output=True,
             text=True,
             check=False,
         )
     if done.returncode:
         raise RuntimeError(f"{path}: {done.stderr[-2000:]}")
-    first, second = map(float, done.stdout.splitlines()[-1].split())
-    return first, second
+    return tuple(map(float, done.stdout.splitlines()[-1].split()))
+
+
+def session_cpu() -> float:
+    """CPU seconds of all processes of this session, those that have ended included (Linux)."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[3]) == os.getsid(0):
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def child(path: str, data: str, model: str, count: str, folder: str) -> None:
-    """Run a path twice and print the seconds."""
-    seconds = []
+    """Run a path twice and print the times."""
+    times: list[float] = []
     if path in ("loop", "pydra debug", "nipype Linear"):
         # The others import what they need in processes of their own, which is part of their cost.
         from l2s_pydra.bids.dataset import find_images
@@ -208,11 +226,11 @@ def child(path: str, data: str, model: str, count: str, folder: str) -> None:
         with tempfile.TemporaryDirectory() as warm:
             _loop(find_images(Path(data))[:1], Path(model), Path(warm))
     for _ in range(2):
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), session_cpu()
         done = run_path(path, Path(data), Path(model), Path(folder))
-        seconds.append(time.perf_counter() - started)
+        times += [session_cpu() - processor, time.perf_counter() - started]
         assert done == int(count), (done, count)
-    print(*seconds)
+    print(*times)
 
 
 def main() -> None:
@@ -223,7 +241,7 @@ def main() -> None:
     given = options.parse_args()
     count = given.images or (20 if given.quick else 200)
     repeats = given.repeats or (1 if given.quick else 3)
-    times: dict[str, list[tuple[float, float]]] = {path: [] for path in given.paths}
+    times: dict[str, list[Times]] = {path: [] for path in given.paths}
     with tempfile.TemporaryDirectory() as folder:
         data, model = Path(folder) / "data", Path(folder) / "model-engines"
         write_dataset(data, count)
@@ -234,31 +252,32 @@ def main() -> None:
     _report(times, count, given)
 
 
-def _report(times: dict[str, list[tuple[float, float]]], count: int, given: Any) -> None:
-    first = {path: statistics.median(a for a, _ in runs) for path, runs in times.items()}
-    again = {path: statistics.median(b for _, b in runs) for path, runs in times.items()}
-    base = first.get("loop")
-    print(f"{count} images, {_table.machine('cpu')}; medians of {len(next(iter(times.values())))}")
-    print(f"{'path':<18}{'s':>9}{'ms/image':>10}{'overhead ms':>13}{'ratio':>8}{'rerun s':>9}")
+def _report(times: dict[str, list[Times]], count: int, given: Any) -> None:
+    medians = {
+        path: [statistics.median(values) for values in zip(*runs, strict=True)]
+        for path, runs in times.items()
+    }
+    base = medians["loop"][0] if "loop" in medians else float("nan")
+    machine = _table.machine("cpu")
+    print(f"{count} images, {machine}; medians of {len(next(iter(times.values())))}; CPU seconds")
+    print(f"{'path':<18}{'ms/image':>10}{'overhead ms':>13}{'ratio':>8}{'rerun s':>9}{'wall s':>9}")
     rows = []
-    for path, seconds in first.items():
-        more = 1000 * (seconds - base) / count if base else float("nan")
-        ratio = seconds / base if base else float("nan")
+    for path, (cpu, wall, again, _) in medians.items():
+        row = {
+            "path": path,
+            "images": count,
+            "cpu_seconds": cpu,
+            "overhead_ms": 1000 * (cpu - base) / count,
+            "ratio": cpu / base,
+            "rerun_cpu_seconds": again,
+            "wall_seconds": wall,
+            "machine": machine,
+        }
         print(
-            f"{path:<18}{seconds:>9.1f}{1000 * seconds / count:>10.1f}{more:>13.1f}{ratio:>8.2f}"
-            f"{again[path]:>9.1f}"
+            f"{path:<18}{1000 * cpu / count:>10.1f}{row['overhead_ms']:>13.1f}{row['ratio']:>8.2f}"
+            f"{again:>9.1f}{wall:>9.1f}"
         )
-        rows.append(
-            {
-                "path": path,
-                "images": count,
-                "seconds": seconds,
-                "overhead_ms": more,
-                "ratio": ratio,
-                "rerun_seconds": again[path],
-                "machine": _table.machine("cpu"),
-            }
-        )
+        rows.append(row)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
 
