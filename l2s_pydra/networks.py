@@ -172,8 +172,21 @@ class UNet(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(x)  # type: ignore[no-any-return]
+            return checkpoint(_precise, block, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return _precise(block, x)
+
+
+def _precise(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block, in full precision where gradients of bf16 are none.
+
+    On CPUs with AVX512-BF16 and without AMX, bf16 gradients of the weights of 3-D convolutions over a
+    first side of 2 voxels are memory that was never written (torch 2.13).
+    """
+    broken = x.ndim == 5 and x.shape[2] == 2 and x.device.type == "cpu"
+    if broken and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return block(x.float())  # type: ignore[no-any-return]
+    return block(x)  # type: ignore[no-any-return]
 
 
 def _pool(name: str, ndim: int) -> nn.Module:
