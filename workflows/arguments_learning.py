@@ -41,6 +41,17 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
         metavar="TSV",
         help="table with the columns index and mapping: labels of the label maps to manual labels",
     )
+    group.add_argument(
+        "--target-labels",
+        type=existing_file,
+        metavar="TSV",
+        help="without --real-labels: dseg.tsv of the labels that the model shall write",
+    )
+    group.add_argument(
+        "--start-from",
+        metavar="DIR_OR_NAME",
+        help="model with the same labels and network whose weights the training starts from",
+    )
     _add_participants(group, "--learn-participants", "whose labels the synthesis is learned from")
     _add_participants(group, "--validation-participants", "whose labels choose the model")
     _add_participants(group, "--test-participants", "whose labels judge the finished model")

@@ -10,6 +10,7 @@ from .options import LEVELS
 
 __all__ = [
     "check_comparison",
+    "check_labels",
     "check_places",
     "check_what_is_done",
     "levels",
@@ -37,9 +38,6 @@ def levels(values: Mapping[str, Any]) -> tuple[str, ...]:
             raise UsageError(
                 f"unknown level {level!r}; available: {', '.join(LEVELS)}", ExitCode.UNKNOWN_LEVEL
             )
-    rewrites = values["reports_only"] or values["boilerplate_only"]
-    if "learn" in values["level"] and values["real_labels"] is None and not rewrites:
-        raise UsageError("learning needs manual labels; give their folder by --real-labels")
     if values["preview"] and "learn" not in values["level"]:
         raise UsageError("--preview shows what the level learn would train on; add that level")
     if values["seg_only"] and "group" in values["level"]:
@@ -47,6 +45,39 @@ def levels(values: Mapping[str, Any]) -> tuple[str, ...]:
             "--seg-only writes no volumes, which the level group gathers; leave one out"
         )
     return tuple(level for level in LEVELS if level in values["level"])
+
+
+def check_labels(values: Mapping[str, Any], mode: str) -> None:
+    """Check that there is something to learn from.
+
+    Parameters
+    ----------
+    values : mapping
+        Of all options.
+    mode : str
+        What is trained; only ``synthseg`` can do without images.
+
+    Raises
+    ------
+    UsageError
+        If there is not, or if an option has no meaning with what there is.
+    """
+    rewrites = values["reports_only"] or values["boilerplate_only"]
+    if "learn" not in values["level"] or rewrites:
+        return
+    if values["real_labels"] is not None:
+        if values["target_labels"] is not None:
+            raise UsageError(
+                "--target-labels: with --real-labels, their table says what is written"
+            )
+        return
+    if mode != "synthseg" or values["compare"] or values["label_maps"] is None:
+        raise UsageError(
+            "learning needs manual labels; give their folder by --real-labels, or train from label "
+            "maps alone: --mode synthseg --label-maps DIR"
+        )
+    if values["test_participants"]:
+        raise UsageError("--test-participants are for images with labels; give --real-labels")
 
 
 def check_what_is_done(values: Mapping[str, Any]) -> None:
@@ -105,9 +136,13 @@ def check_comparison(values: Mapping[str, Any], given: Mapping[str, Any]) -> Non
         return
     if len(set(values["compare"])) < 2:
         raise UsageError("--compare needs two modes at least; without a comparison, use --mode")
-    if given.get("mode") or values["preview"]:
-        other = "--mode" if given.get("mode") else "--preview"
-        raise UsageError(f"--compare and {other} exclude each other; give one of them")
+    for name, value in (
+        ("--mode", given.get("mode")),
+        ("--preview", values["preview"]),
+        ("--start-from", values["start_from"]),
+    ):
+        if value:
+            raise UsageError(f"--compare and {name} exclude each other; give one of them")
     if "learn" not in values["level"]:
         raise UsageError("--compare trains models; add the level learn")
     if set(values["level"]) - {"learn"} and values["model"] is None:

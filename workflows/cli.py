@@ -19,6 +19,7 @@ from .arguments import build_demo_parser, build_verify_parser, typed
 from .arguments_workers import chosen_worker
 from .checking import (
     check_comparison,
+    check_labels,
     check_places,
     check_what_is_done,
     levels,
@@ -130,6 +131,7 @@ def parse(argv: Sequence[str]) -> Options:
     values |= resolve_data(values)
     values["levels"] = levels(values)
     values["config"] = learn_config(given, base=config)
+    check_labels(values, values["config"].training.mode)
     if values["low_mem"]:
         values["config"] = values["config"].evolve(training__checkpoint_activations=True)
     if values["debug"]:

@@ -30,6 +30,7 @@ _USED_BY = {
     "references": {"group"},
     "label_maps": {"learn"},
     "label_mapping": {"learn"},
+    "target_labels": {"learn"},
 }
 """Levels without which a file or folder is not looked for."""
 _DATA = ("real_labels", "label_maps", "references")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fileformats.generic import Directory
 from fileformats.text import Tsv
 from pydra.compose import workflow
 
@@ -22,6 +23,8 @@ def LearnWorkflow(  # noqa: N802 (Pydra makes a class of it)
     real_table: Tsv,
     maps_table: Tsv | None = None,
     label_mapping: Tsv | None = None,
+    validation_maps: list[Image] = [],  # noqa: B006 (Pydra copies it)
+    start_from: Directory | None = None,
     segmentation: str = "learned",
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
@@ -48,6 +51,10 @@ def LearnWorkflow(  # noqa: N802 (Pydra makes a class of it)
         BIDS ``dseg.tsv`` of ``label_maps``.
     label_mapping : Tsv, optional
         Labels of ``label_maps`` to those of ``labels``.
+    validation_maps : list of Image
+        Without images: label maps whose synthetic images choose the weights; empty otherwise.
+    start_from : Directory, optional
+        Model folder whose weights the training starts from.
     segmentation : str
         Value of the ``seg-`` entity of what the model will write.
     resources : Resources
@@ -73,6 +80,8 @@ def LearnWorkflow(  # noqa: N802 (Pydra makes a class of it)
             real_table=real_table,
             maps_table=maps_table,
             label_mapping=label_mapping,
+            validation_maps=validation_maps,
+            start_from=start_from,
             segmentation=segmentation,
             resources=resources,
             code_version=code_version,

@@ -11,7 +11,12 @@ from typing import Any
 import attrs
 from pydra.utils.hash import hash_function
 
-from l2s_pydra.bids.dataset import ImageRecord, TrainingSet, build_training_set
+from l2s_pydra.bids.dataset import (
+    ImageRecord,
+    TrainingSet,
+    build_synthetic_set,
+    build_training_set,
+)
 from l2s_pydra.bids.entities import parse_name
 from l2s_pydra.bids.prov import model_prov
 from l2s_pydra.config import LearnConfig, TrainingConfig
@@ -20,7 +25,8 @@ from l2s_pydra.tasks import Learn, Preview, Resources
 
 from . import engine
 from .learn import LearnModel
-from .model_files import ModelFiles
+from .model_files import ModelFiles, find_model
+from .options import Options
 from .segmenting import unreadable
 from .session import Failure, Session, code_version
 
@@ -126,7 +132,7 @@ def preview(session: Session) -> list[Failure]:
     """
     options = session.options
     inputs = learn_inputs(session, attrs.evolve(find_training_set(session), test=()))
-    del inputs["segmentation"]
+    del inputs["segmentation"], inputs["start_from"]
     inputs["code_version"] = code_version(without=("bids",))
     resources = Resources(device=options.device, threads=session.threads)
     task = Preview(**inputs, count=options.preview, resources=resources)
@@ -168,6 +174,8 @@ def find_training_set(session: Session) -> TrainingSet:
         reads none, may be missing; with folds, everyone learns in some, and none may.
     """
     options = session.options
+    if options.real_labels is None and options.config.training.mode == "synthseg":
+        return _find_label_maps(options)
     found = build_training_set(
         options.bids_dir,
         options.real_labels or options.bids_dir,
@@ -201,6 +209,28 @@ def find_training_set(session: Session) -> TrainingSet:
     return found
 
 
+def _find_label_maps(options: Options) -> TrainingSet:
+    """Collect the label maps of a training without images."""
+    assert options.label_maps is not None
+    found = build_synthetic_set(
+        options.label_maps,
+        label_maps_desc=options.label_maps_desc,
+        target_labels=options.target_labels,
+        learn_participants=options.learn_participants,
+        validation_participants=options.validation_participants,
+    )
+    for record in (*found.label_maps, *found.validation_maps):
+        why = unreadable(record.path)
+        if why:
+            raise DatasetError(why)
+    _log.info(
+        "learning from %d label map(s) without images, validating on synthetic images of %d others",
+        len(found.label_maps),
+        len(found.validation_maps),
+    )
+    return found
+
+
 def _files(pair: tuple[ImageRecord, Path]) -> tuple[Path, Path]:
     image, labels = pair
     return image.path, labels
@@ -222,17 +252,24 @@ def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
         "test": [pair for pair in training_set.test if not any(map(unreadable, _files(pair)))],
     }
     pairs = [pair for mine in roles.values() for pair in mine]
+    named_after = pairs[0][1] if pairs else training_set.label_maps[0].path
+    options = session.options
+    start = None
+    if options.start_from is not None:
+        start = find_model(options.start_from, options.output_dir, option="--start-from").folder
     return {
         "images": [image.path for image, _ in pairs],
         "labels": [labels for _, labels in pairs],
         "participants": [image.participant for image, _ in pairs],
         "roles": [role for role, mine in roles.items() for _ in mine],
         "label_maps": [record.path for record in training_set.label_maps],
-        "config": learn_settings(session.options.config),
+        "config": learn_settings(options.config),
         "real_table": training_set.real_table,
         "maps_table": training_set.maps_table,
-        "label_mapping": session.options.label_mapping,
-        "segmentation": session.options.segmentation or _segmentation(pairs[0][1]),
+        "label_mapping": options.label_mapping,
+        "validation_maps": [record.path for record in training_set.validation_maps],
+        "start_from": start,
+        "segmentation": options.segmentation or _segmentation(named_after),
         "code_version": code_version(without=("bids", "reports")),
     }
 

@@ -92,7 +92,7 @@ class ModelFiles:
         return model_facts(self.folder, hashlib.sha256(self.weights.read_bytes()).hexdigest())
 
 
-def find_model(wanted: str | None, output_dir: Path) -> ModelFiles:
+def find_model(wanted: str | None, output_dir: Path, *, option: str = "--model") -> ModelFiles:
     """Find the model to segment with.
 
     Parameters
@@ -101,6 +101,8 @@ def find_model(wanted: str | None, output_dir: Path) -> ModelFiles:
         Folder of a model, or name of one in ``output_dir``; ``None`` takes the only one there.
     output_dir : Path
         Root of the derivative.
+    option : str, default="--model"
+        Who asks, for messages.
 
     Raises
     ------
@@ -114,7 +116,7 @@ def find_model(wanted: str | None, output_dir: Path) -> ModelFiles:
         folder = Path(wanted).expanduser()
         if not folder.is_dir() and not named.is_dir():
             raise ModelError(
-                f"--model {wanted}: no such folder, and no such model in {models} "
+                f"{option} {wanted}: no such folder, and no such model in {models} "
                 f"(there: {', '.join(present) or 'none'})"
             )
         return ModelFiles.read((folder if folder.is_dir() else named).resolve())

@@ -44,6 +44,10 @@ class Options:
     """Which of its label maps, if there are several."""
     label_mapping: Path | None = None
     """Table that maps labels of ``label_maps`` to those of ``real_labels``."""
+    target_labels: Path | None = None
+    """Without ``real_labels``: table of the labels that the model shall write."""
+    start_from: str | None = None
+    """Folder or name of the model whose weights the training starts from."""
     learn_participants: tuple[str, ...] | None = None
     """Whose labels theta is learned from; ``participants.tsv`` says it otherwise."""
     validation_participants: tuple[str, ...] | None = None

@@ -18,6 +18,7 @@ __all__ = [
     "Filters",
     "ImageRecord",
     "TrainingSet",
+    "build_synthetic_set",
     "build_training_set",
     "find_images",
     "find_label_maps",
@@ -65,11 +66,15 @@ class TrainingSet:
     label_maps: tuple[ImageRecord, ...]
     """Label maps to synthesise from, beside those of ``learn``."""
     real_table: Path
-    """Table of the values in the label maps of ``learn``, ``validate`` and ``test``."""
+    """Table of the values in the label maps of ``learn``, ``validate`` and ``test``; without images,
+    of the labels that the model is to write."""
     all_maps: tuple[ImageRecord, ...] = ()
     """``label_maps`` and those of validation and test participants, for other roles of them."""
     maps_table: Path | None
-    """Table of the values in ``label_maps``; None if there are no ``label_maps``."""
+    """Table of the values in ``label_maps``; None if there are no ``label_maps``, or if it is
+    ``real_table``."""
+    validation_maps: tuple[ImageRecord, ...] = ()
+    """Without images: label maps whose synthetic images choose the model."""
 
 
 def read_splits(bids_dir: str | Path) -> dict[str, str]:
@@ -236,6 +241,66 @@ def _check_apart(asked: dict[str, set[str] | None]) -> None:
     ]
     if overlaps:
         raise DatasetError(f"{'; '.join(overlaps)}; choose one role for each participant")
+
+
+def build_synthetic_set(
+    label_maps: str | Path,
+    *,
+    label_maps_desc: str | None = None,
+    target_labels: str | Path | None = None,
+    learn_participants: Iterable[str] | None = None,
+    validation_participants: Iterable[str] | None = None,
+) -> TrainingSet:
+    """Collect the label maps of a training that sees no image.
+
+    Parameters
+    ----------
+    label_maps : path
+        Root of a derivative with label maps.
+    label_maps_desc : str, optional
+        Which of them, where a head has several.
+    target_labels : path, optional
+        Table of the labels that the model is to write; that of the label maps by default.
+    learn_participants : iterable of str, optional
+        Whose label maps are synthesised from; by default, those of everybody else.
+    validation_participants : iterable of str, optional
+        Whose label maps are held out: synthetic images of them choose the model. By default, those
+        of the last tenth of the participants, at least one.
+
+    Raises
+    ------
+    DatasetError
+        If label maps or their table are missing, if nobody is left to synthesise from, or if
+        somebody is asked for both.
+    """
+    asked = {
+        "learn": _participants(learn_participants),
+        "validate": _participants(validation_participants),
+        "test": None,
+    }
+    _check_apart(asked)
+    maps = tuple(find_label_maps(label_maps, desc=label_maps_desc))
+    known = sorted({record.participant for record in maps})
+    for who in sorted((asked["learn"] or set()) | (asked["validate"] or set())):
+        if who not in known:
+            raise DatasetError(f"{label_maps}: has no label map of {who}; choose among those there")
+    left = [who for who in known if who not in (asked["learn"] or ())]
+    held_out = asked["validate"] or set(left[-max(1, len(known) // 10) :])
+    learn = asked["learn"] or set(known) - held_out
+    if not learn or not held_out:
+        raise DatasetError(
+            f"{label_maps}: has label maps of {len(known)} participant(s); at least two are needed, "
+            "one of them to validate on"
+        )
+    table = shared_table(label_maps, (record.path for record in maps))
+    return TrainingSet(
+        learn=(),
+        validate=(),
+        label_maps=tuple(record for record in maps if record.participant in learn),
+        validation_maps=tuple(record for record in maps if record.participant in held_out),
+        real_table=Path(target_labels) if target_labels else table,
+        maps_table=table if target_labels else None,
+    )
 
 
 def _participants(values: Iterable[str] | None) -> set[str] | None:

@@ -24,6 +24,8 @@ def build_rule(training: TrainingConfig) -> updates.UpdateRule:
 def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
     """Return the augmentation where it starts: at the statistics of the learning scans, or as given.
 
+    Without scans, and if nothing is given, it starts wide.
+
     Raises
     ------
     ConfigError
@@ -37,7 +39,8 @@ def start_augmentation(config: LearnConfig, data: TrainingData) -> Augmentation:
         group_names=data.synthesizer.labels.group_names,
         options=chosen.options,
     )
-    augmentation.start(data.statistics)
+    if data.statistics:
+        augmentation.start(data.statistics)
     if chosen.theta is not None:
         augmentation.restore(chosen.theta)
     return augmentation

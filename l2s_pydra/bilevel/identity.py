@@ -1,6 +1,7 @@
 """What tells one training run from another, so that none goes on from a foreign checkpoint."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,10 +16,13 @@ _INDIFFERENT = ("checkpoint_every", "checkpoint_activations", "fit_memory", "mic
 result is the same, to rounding."""
 
 
-def identity(config: LearnConfig, data: TrainingData) -> str:
+def identity(
+    config: LearnConfig, data: TrainingData, start: Mapping[str, Tensor] | None = None
+) -> str:
     """Return a checksum of everything that decides what a run computes.
 
-    It does not depend on how many threads or processes have prepared the data.
+    It does not depend on how many threads or processes have prepared the data. ``start`` holds the
+    weights that the segmenter starts from, if it does not start afresh.
     """
     defaults = {f"training__{name}": getattr(TrainingConfig(), name) for name in _INDIFFERENT}
     digest = hashlib.sha256(config.evolve(**defaults).to_json().encode())
@@ -31,6 +35,8 @@ def identity(config: LearnConfig, data: TrainingData) -> str:
     for table in (tables.group, tables.channel, tables.swap):
         digest.update(table.numpy().tobytes())
     digest.update(repr((tables.group_names, tuple(data.opposite))).encode())
+    for name, weights in sorted((start or {}).items()):
+        digest.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -64,6 +64,8 @@ class Trainer:
         The processes that share the batches; see :func:`~l2s_pydra.bilevel.processes.joined`.
     changes : sequence of mappings
         What was changed in the settings so that the run fits into memory; kept with its state.
+    start : mapping, optional
+        Weights of a segmenter of the same settings, to start from instead of random ones.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class Trainer:
         keep_checkpoints: int = 2,
         processes: Processes | None = None,
         changes: Sequence[Mapping[str, Any]] = (),
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.data = config, data
         self.training = config.training
@@ -110,6 +113,8 @@ class Trainer:
             self.segmenter = Segmenter(config.segmenter, n_classes).to(self.device)
             self.averaged = Segmenter(config.segmenter, n_classes).to(self.device)
             self.augmentation = start_augmentation(config, data).to(self.device)
+        if start is not None:
+            self.segmenter.load_state_dict(start)
         self.segmenter.to(memory_format=self.segmenter.layout)  # type: ignore[call-overload]
         self.segmenter.unet.checkpointing = self.training.checkpoint_activations
         self.averaged.load_state_dict(self.segmenter.state_dict())
@@ -121,7 +126,7 @@ class Trainer:
         self.loss = build_loss(self.training.loss)
         self.rule = build_rule(self.training)
         self.theta_rule = updates.adam()
-        self.identity = identity(config, data)
+        self.identity = identity(config, data, start)
         self.schedule = Schedule(self.training)
         self.kinds = Kinds(
             config=self.training,

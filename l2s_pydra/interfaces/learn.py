@@ -30,6 +30,12 @@ class _LearnInputSpec(DeviceInputSpec):
     label_mapping = File(
         exists=True, desc="index and mapping: labels of the label maps to those of the labels"
     )
+    validation_maps = traits.List(
+        File(exists=True),
+        usedefault=True,
+        desc="without images: label maps whose synthetic images choose the weights",
+    )
+    start_from = Directory(exists=True, desc="model folder whose weights the training starts from")
     segmentation = traits.Str(
         "learned", usedefault=True, desc="seg- entity of what the model will write"
     )
@@ -76,6 +82,8 @@ class Learn(StepInterface):
             real_table=Path(self.inputs.real_table),
             maps_table=self._path("maps_table"),
             label_mapping=self._path("label_mapping"),
+            validation_maps=[Path(label_map) for label_map in self.inputs.validation_maps],
+            start_from=self._path("start_from"),
             config=dict(self.inputs.config),
             segmentation=self.inputs.segmentation,
             out_dir=Path(runtime.cwd),

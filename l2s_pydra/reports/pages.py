@@ -277,7 +277,7 @@ def preview_page(
     out_path: str | Path,
     *,
     glance: Figure,
-    priors: Figure,
+    priors: Figure | None,
     sheets: Sequence[Sheet],
     theta: Mapping[str, float],
     settings: Sequence[Mapping[str, Any]],
@@ -291,8 +291,8 @@ def preview_page(
         Page to write.
     glance : Figure
         A few images of each kind side by side.
-    priors : Figure
-        Intensities of the groups in the real scans.
+    priors : Figure or None
+        Intensities of the groups in the real scans, if there are any.
     sheets : sequence of Sheet
         Images of each kind.
     theta : mapping

@@ -19,7 +19,15 @@ from .given import ROLES
 from .schemes import Schemes
 from .sources import Source
 
-__all__ = ["Problem", "check_inputs", "leaks", "problem_table", "report", "write_problems"]
+__all__ = [
+    "Problem",
+    "check_inputs",
+    "leaks",
+    "problem_table",
+    "report",
+    "shared_maps",
+    "write_problems",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +117,35 @@ def leaks(
                 problems.append(Problem.error(source.labels, what, remedy))
                 break
     return problems
+
+
+def shared_maps(
+    training: Iterable[Source | None], held_out: Iterable[Source | None]
+) -> list[Problem]:
+    """Find label maps that a training would synthesise from and be judged by.
+
+    Parameters
+    ----------
+    training, held_out : iterables of Source or None
+        None where the files cannot be used.
+
+    Returns
+    -------
+    list of Problem
+        One error for each held-out label map that is among the others too.
+    """
+    known = [source for source in training if source is not None]
+    return [
+        Problem.error(
+            source.labels,
+            f"is to be validated on, but holds the same labels as {twin.labels}",
+            "leave one of them out",
+        )
+        for source in held_out
+        if source is not None
+        for twin in known
+        if _same_labels(source, twin)
+    ]
 
 
 def _share(one: Sequence[str], other: Sequence[str]) -> bool:

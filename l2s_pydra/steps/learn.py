@@ -19,8 +19,10 @@ from .plan import plan_memory
 from .prepare import prepare
 from .priors import check_priors, fit_priors, write_priors
 from .progress import Progress
+from .samples import samples_size, write_samples
 from .schemes import Schemes, read_schemes
 from .staging import write_folder
+from .starting import start_record, start_weights
 
 if TYPE_CHECKING:
     from ..bilevel.processes import Processes
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["learn", "learn_shared"]
 
 logger = logging.getLogger(__name__)
-
-_SAMPLES = 4
 
 
 def learn(
@@ -46,6 +46,8 @@ def learn(
     out_dir: Path,
     maps_table: Path | None = None,
     label_mapping: Path | None = None,
+    validation_maps: Sequence[Path] = (),
+    start_from: Path | None = None,
     checkpoint_dir: Path | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",
@@ -62,7 +64,8 @@ def learn(
     Parameters
     ----------
     images, labels : sequences of Path
-        Real images and their labels on the same grid, in pairs.
+        Real images and their labels on the same grid, in pairs. There may be none in the mode
+        ``synthseg``.
     participants : sequence of str
         Participant of each image, ``sub-01``.
     roles : sequence of str
@@ -71,7 +74,7 @@ def learn(
     label_maps : sequence of Path
         Label maps for synthesis; those of the learning images are always added.
     real_table : Path
-        BIDS ``dseg.tsv`` of ``labels``.
+        BIDS ``dseg.tsv`` of ``labels``; without images, of the labels that the model shall write.
     config : mapping
         A :class:`~l2s_pydra.config.LearnConfig` as a dict.
     segmentation : str
@@ -82,6 +85,12 @@ def learn(
         BIDS ``dseg.tsv`` of ``label_maps``; ``real_table`` by default.
     label_mapping : Path, optional
         TSV with the columns ``index`` and ``mapping``, from ``label_maps`` to ``labels``.
+    validation_maps : sequence of Path, optional
+        Without images: label maps that are held out. Synthetic images of them, always the same,
+        choose the weights that are kept.
+    start_from : Path, optional
+        Folder of a model with the same labels and network, whose weights the training starts from;
+        its voxel size may differ.
     checkpoint_dir : Path, optional
         Where checkpoints go, and from where an interrupted run resumes.
     cache_dir : Path, optional
@@ -131,6 +140,8 @@ def learn(
         "out_dir": out_dir,
         "maps_table": maps_table,
         "label_mapping": label_mapping,
+        "validation_maps": list(validation_maps),
+        "start_from": start_from,
         "checkpoint_dir": checkpoint_dir,
         "cache_dir": cache_dir,
         "device": device,
@@ -166,6 +177,8 @@ def learn_shared(
     out_dir: Path,
     maps_table: Path | None,
     label_mapping: Path | None,
+    validation_maps: Sequence[Path],
+    start_from: Path | None,
     checkpoint_dir: Path | None,
     cache_dir: Path | None,
     device: str,
@@ -197,6 +210,7 @@ def learn_shared(
     settings = LearnConfig.from_dict(config)
     first = processes is None or processes.first
     schemes = read_schemes(real_table, maps_table, label_mapping)
+    start = start_weights(start_from, schemes.target, settings) if start_from else None
     show = Progress(settings, enabled=progress and first, title=title)
     with computing_on(device, threads) as chosen:
         data, facts = prepare(
@@ -205,6 +219,7 @@ def learn_shared(
             names=unique_names(participants, images),
             roles=roles,
             label_maps=label_maps,
+            validation_maps=validation_maps,
             schemes=schemes,
             config=settings,
             cache_dir=cache_dir,
@@ -233,6 +248,7 @@ def learn_shared(
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
             processes=processes,
+            start=start.segmenter.state_dict() if start else None,
         )
         with Ending() as ending:
             trainer.run(lambda row: _told(show, trainer, ending, row))
@@ -241,6 +257,8 @@ def learn_shared(
             return Path(out_dir)
         facts |= {
             "label_maps": [Path(path).name for path in label_maps],
+            "validation_maps": [Path(path).name for path in validation_maps],
+            "start_from": start_record(start) if start else None,
             "threads": torch.get_num_threads(),
             "device": str(chosen),
             "processes": processes.size if processes else 1,
@@ -324,7 +342,8 @@ def _write_model(
         _write_tsv(folder / "training.tsv", _columns(state.history), state.history)
         _write_tsv(folder / "splits.tsv", ["participant_id", "role", "image"], splits)
         (folder / "theta.json").write_text(json.dumps(_plain(theta), indent=2) + "\n")
-        write_priors(fit_priors(moments), folder)
+        if moments:
+            write_priors(fit_priors(moments), folder)
         described = generator_record(model.config, schemes, data.synthesizer.labels)
         (folder / "generator.json").write_text(json.dumps(described, indent=2) + "\n")
         if settings.training.mode.startswith("learn2synth"):
@@ -332,20 +351,12 @@ def _write_model(
             (folder / "estimator.json").write_text(json.dumps(_plain(estimator), indent=2) + "\n")
             _write_identifiability(folder / "identifiability.json", trainer)
         (folder / "MODELCARD.md").write_text(model_card(model.config, splits), encoding="utf-8")
-        _write_samples(folder / "samples", trainer, data)
+        write_samples(folder / "samples", trainer, data)
 
     final_folder = out_dir / f"model-{name}"
-    write_folder(final_folder, write, needed=len(weights) + _samples_size(data))
+    write_folder(final_folder, write, needed=len(weights) + samples_size(data))
     logger.info("model %s: validation Dice %.3f", name, state.best_dice)
     return final_folder
-
-
-def _samples_size(data: "TrainingData") -> int:
-    """Bytes of the samples before they are compressed, and of the small files."""
-    voxels = 1
-    for side in data.synthesizer.image_shape:
-        voxels *= side
-    return 3 * _SAMPLES * 2 * voxels + 10**6
 
 
 def _write_identifiability(path: Path, trainer: "Trainer") -> None:
@@ -403,34 +414,3 @@ def _write_tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     lines = ["\t".join(columns)]
     lines += ["\t".join(cell(row.get(column)) for column in columns) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _write_samples(folder: Path, trainer: "Trainer", data: "TrainingData") -> None:
-    """Write learned and wide synthetic images and real ones, with labels, for the report."""
-    import numpy as np
-    import torch
-
-    from ..normalisation import normalise
-    from ..targets import as_classes
-
-    folder.mkdir()
-    learned_matters = trainer.augmentation.replaces_intensities
-    kinds: dict[str, list[tuple[Any, Any]]] = {"learned": [], "wide": [], "real": []}
-    with torch.no_grad():
-        for i in range(_SAMPLES):
-            for kind in ("learned", "wide"):
-                learned = kind == "learned"
-                sample = trainer.batches.sample(
-                    10**9 + i, appearance=not (learned and learned_matters)
-                )
-                image = trainer.augmentation(sample) if learned else sample.image
-                kinds[kind].append((image[0, 0].cpu(), as_classes(sample.target[0]).cpu()))
-    step = max(1, len(data.learn) // _SAMPLES)
-    for scan in data.learn[::step][:_SAMPLES]:
-        kinds["real"].append((normalise(scan.image[None, None])[0, 0], as_classes(scan.target)))
-    for kind, pairs in kinds.items():
-        np.savez_compressed(
-            folder / f"{kind}.npz",
-            images=np.stack([(image * 100).round().clamp(0, 255).byte() for image, _ in pairs]),
-            labels=np.stack([labels.byte() for _, labels in pairs]),
-        )

@@ -65,8 +65,6 @@ def model_card(config: Mapping[str, Any], splits: Sequence[Mapping[str, str]]) -
         Markdown.
     """
     training = config["learn"]["training"]
-    learners = sorted({r["participant_id"] for r in splits if r["role"] == "learn"})
-    judges = sorted({r["participant_id"] for r in splits if r["role"] == "validate"})
     scores = config["validation_dice"]
     table = "\n".join(
         f"| {name} | {'n/a' if score is None else format(score, '.3f')} |"
@@ -79,7 +77,16 @@ def model_card(config: Mapping[str, Any], splits: Sequence[Mapping[str, str]]) -
         how += f"- Skipped for a loss or gradient that was not finite: {config['skipped_steps']} steps.\n"
     for change in config.get("memory", {}).get("changes", ()):
         how += f"- Memory: {change['why']}\n"
-    stripped = "skull-stripped" if config["skull_stripped"] else "whole-head"
+    start = config.get("start_from")
+    if start:
+        how += (
+            f"- Started from the weights of {start['name']} ({start['spacing_mm']:g} mm, "
+            f"sha256 {start['sha256']}).\n"
+        )
+    stripped = _stripped(config)
+    sources, judged, limits = (
+        _from_scans(config, splits, stripped) if splits else _from_maps(config, stripped)
+    )
     return f"""# Model {config["name"]}
 
 A {config["learn"]["segmenter"]["ndim"]}-D U-Net ({config["parameters"]:,} parameters) that
@@ -92,17 +99,12 @@ segments brain images into `seg-{config["segmentation"]}` ({len(scores)} structu
 - Mode: {_MODES[training["mode"]]}.
 - {training["steps"]} steps in {config["seconds"] / 60:.0f} minutes on {config["device"]};
   seed {training["seed"]}.
-{how}- Learned from: {", ".join(learners)} ({stripped} images).
-- Label maps for synthesis: {len(config["label_maps"])}, and those of the participants above.
-- Validated, for the choice of the weights, on: {", ".join(judges)}.
-- The complete settings are in `config.json`, the log in `training.tsv`, learned values in
+{how}{sources}- The complete settings are in `config.json`, the log in `training.tsv`, learned values in
   `theta.json`.
 
 ## Accuracy
 
-Dice on the validation participants, on the working grid, at the chosen step
-({config["best_step"]}); mean {config["best_dice"]:.3f}. These participants chose the weights, so
-that new participants may score lower.
+{judged}
 
 | structure | Dice |
 | --- | --- |
@@ -110,9 +112,55 @@ that new participants may score lower.
 
 ## Use and limits
 
-For research on images like those learned from: {stripped}, at a resolution of about
+{limits}
+"""
+
+
+def _stripped(config: Mapping[str, Any]) -> str:
+    """Say whether images were skull-stripped."""
+    if config["skull_stripped"]:
+        return "skull-stripped"
+    both = config["learn"]["synthesis"].get("strip_share", 0) > 0
+    return "whole-head and skull-stripped" if both else "whole-head"
+
+
+def _from_scans(
+    config: Mapping[str, Any], splits: Sequence[Mapping[str, str]], stripped: str
+) -> tuple[str, str, str]:
+    """Describe sources, judgement and limits of a model that labelled scans were there for."""
+    learners, judges = (
+        ", ".join(sorted({r["participant_id"] for r in splits if r["role"] == role}))
+        for role in ("learn", "validate")
+    )
+    return (
+        f"""- Learned from: {learners} ({stripped} images).
+- Label maps for synthesis: {len(config["label_maps"])}, and those of the participants above.
+- Validated, for the choice of the weights, on: {judges}.
+""",
+        f"""Dice on the validation participants, on the working grid, at the chosen step
+({config["best_step"]}); mean {config["best_dice"]:.3f}. These participants chose the weights, so
+that new participants may score lower.""",
+        f"""For research on images like those learned from: {stripped}, at a resolution of about
 {config["learn"]["spacing_mm"]:g} mm or better. Not a medical device. Look at the overlays before
 you use the volumes. The licence of the training data may limit what this model may be used for.
 `samples/` and the figures of `report.html` show scans of the participants learned from: mind their
-privacy before you pass this folder on; the weights work without them.
-"""
+privacy before you pass this folder on; the weights work without them.""",
+    )
+
+
+def _from_maps(config: Mapping[str, Any], stripped: str) -> tuple[str, str, str]:
+    """Describe sources, judgement and limits of a model that no real image was there for."""
+    held_out = config["validation_maps"]
+    return (
+        f"""- No real image was seen. Label maps for synthesis: {len(config["label_maps"])}; images {stripped}.
+- Validated, for the choice of the weights, on synthetic images, always the same, of held-out label
+  maps: {", ".join(held_out)}.
+""",
+        f"""Dice on synthetic images of the held-out label maps, on the working grid, at the chosen step
+({config["best_step"]}); mean {config["best_dice"]:.3f}. Synthetic images are of many contrasts, poor
+ones too, and follow the protocol of the label maps: on real images, and by another protocol, other
+values will be found.""",
+        f"""For research on images of any contrast, {stripped}, at a resolution of about
+{config["learn"]["spacing_mm"]:g} mm or better. Not a medical device. Look at the overlays before
+you use the volumes. The licence of the label maps may limit what this model may be used for.""",
+    )

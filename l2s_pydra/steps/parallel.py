@@ -215,12 +215,13 @@ def _read(specification: Path) -> dict[str, Any]:
             f"{specification}: cannot be read ({error}); give the {_NAME} that a run of the level "
             "learn left beside its checkpoint"
         ) from error
-    for name in ("images", "labels", "label_maps"):
+    for name in ("images", "labels", "label_maps", "validation_maps"):
         arguments[name] = [Path(item) for item in arguments[name]]
     for name in (
         "real_table",
         "maps_table",
         "label_mapping",
+        "start_from",
         "out_dir",
         "checkpoint_dir",
         "cache_dir",

@@ -14,11 +14,12 @@ import attrs
 import numpy as np
 
 from ..config import LearnConfig
-from ..errors import DatasetError
-from .check import leaks, report
+from ..errors import ConfigError, DatasetError
+from .check import leaks, report, shared_maps
 from .conformed import Conformed
 from .examine import Examiner, Problem
 from .grid import GenerationMap, TrainingGrid, grid_shape
+from .held_out import synthetic_scans
 from .moments import Moments, measure_moments, pooled
 from .schemes import UNLABELLED, Schemes
 from .sources import Source
@@ -42,6 +43,7 @@ def prepare(
     label_maps: Sequence[Path],
     schemes: Schemes,
     config: LearnConfig,
+    validation_maps: Sequence[Path] = (),
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple["TrainingData", dict[str, Any]]:
@@ -60,6 +62,9 @@ def prepare(
         The label schemes.
     config : LearnConfig
         What it says of the grid, the generator and the network is used.
+    validation_maps : sequence of Path, optional
+        Without images, which only the mode ``synthseg`` can do: label maps whose synthetic images
+        are validated on.
     cache_dir : Path, optional
         Folder that keeps what was read and brought to the grid; arrays in it are memory-mapped.
         The data are the same with and without it.
@@ -78,18 +83,27 @@ def prepare(
     DatasetError
         If there is no image to learn from or to validate on, if images or labels of different roles
         are the same, or if several files are bad: the message lists all of them.
+    ConfigError
+        If there are no images, and the mode or the lack of label maps calls for some; or if there
+        are images and label maps to validate on.
     L2SError
         If one file is bad.
     """
+    tell = progress or (lambda *_: None)
+    examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
+    if not images:
+        return _maps_only(examiner, label_maps, validation_maps, config, tell)
+    if validation_maps:
+        raise ConfigError(
+            "validation_maps are for trainings without images; give images the role validate"
+        )
     for role, use in (("learn", "to learn from"), ("validate", "to validate on")):
         if role not in roles:
             raise DatasetError(
                 f"no labelled image {use}; name participants for it, or add a split column to "
                 "participants.tsv"
             )
-    tell = progress or (lambda *_: None)
     total = len(images) + len(label_maps)
-    examiner = Examiner(schemes=schemes, store=Conformed(cache_dir))
     scans, problems = _examined(
         examiner, images, labels, lambda done: tell("reading images", done, total), roles
     )
@@ -113,6 +127,57 @@ def prepare(
     assert grid is not None
     real, own = _on_grid(grid, scans, names, roles)
     return _training_data(grid, real, own, maps)
+
+
+def _maps_only(
+    examiner: Examiner,
+    label_maps: Sequence[Path],
+    validation_maps: Sequence[Path],
+    config: LearnConfig,
+    tell: Progress,
+) -> tuple["TrainingData", dict[str, Any]]:
+    """Prepare a training on whole heads that sees no real image."""
+    if config.training.mode != "synthseg":
+        raise ConfigError(
+            f"mode {config.training.mode!r} needs labelled images; give some, or use the mode "
+            "'synthseg', for which label maps suffice"
+        )
+    if not (label_maps and validation_maps):
+        raise ConfigError(
+            f"{len(label_maps)} label map(s) to synthesise from and {len(validation_maps)} to "
+            "validate on are given; without images, one of each is needed at least"
+        )
+    paths, problems = [*label_maps, *validation_maps], []
+    sources: list[Source | None] = []
+    for done, path in enumerate(paths, 1):
+        source, found = examiner.label_map(path)
+        sources.append(source)
+        problems += found
+        if source is not None:
+            source.release()
+        tell("reading label maps", done, 2 * len(paths))
+    first = len(label_maps)
+    report([*problems, *shared_maps(sources[:first], sources[first:])])
+    usable = [source for source in sources if source is not None]
+    grid = TrainingGrid(
+        schemes=examiner.schemes,
+        tables=examiner.tables,
+        config=_without_flips(config, examiner.schemes),
+        shape=grid_shape(usable, config, stripped=False),
+        stripped=False,
+        store=examiner.store,
+    )
+    maps = []
+    for done, source in enumerate(usable, len(paths) + 1):
+        maps.append(grid.label_map(source))
+        source.release()
+        tell("bringing label maps to the grid", done, 2 * len(paths))
+    data, facts = _training_data(
+        grid, {"learn": [], "validate": []}, [], maps[:first], maps[first:]
+    )
+    names = [path.name.split(".")[0] for path in validation_maps]
+    held_out = attrs.evolve(data.synthesizer, label_maps=[m.labels for m in maps[first:]])
+    return attrs.evolve(data, validate=synthetic_scans(held_out, names)), facts
 
 
 def measure(
@@ -217,6 +282,7 @@ def _training_data(
     real: Mapping[str, list["RealScan"]],
     own: list[GenerationMap],
     maps: list[GenerationMap],
+    held_out: Sequence[GenerationMap] = (),
 ) -> tuple["TrainingData", dict[str, Any]]:
     """Assemble what the trainer takes, and the facts for the model's record."""
     import torch
@@ -225,7 +291,7 @@ def _training_data(
     from ..synthesis import GenerationLabels, Synthesizer
 
     config, learn = grid.config, real["learn"]
-    tables = group_tables(grid, [*own, *maps])
+    tables = group_tables(grid, [*own, *maps, *held_out])
     moments = _moments(grid, learn, own, tables)
     statistics = _statistics(moments, tables["group_names"])
     small = torch.uint8 if grid.kind is np.uint8 else torch.int16

@@ -79,6 +79,7 @@ def preview(
     count: int = 12,
     maps_table: Path | None = None,
     label_mapping: Path | None = None,
+    validation_maps: Sequence[Path] = (),
     cache_dir: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -87,7 +88,8 @@ def preview(
 
     Parameters
     ----------
-    images, labels, participants, roles, label_maps, real_table, config, maps_table, label_mapping
+    images, labels, participants, roles, label_maps, real_table, config, maps_table, label_mapping, \
+    validation_maps
         Those of :func:`~l2s_pydra.steps.learn.learn`.
     cache_dir : Path, optional
         That of :func:`~l2s_pydra.steps.learn.learn`.
@@ -124,6 +126,7 @@ def preview(
             names=unique_names(participants, images),
             roles=roles,
             label_maps=label_maps,
+            validation_maps=validation_maps,
             schemes=schemes,
             config=settings,
             cache_dir=cache_dir,
@@ -134,7 +137,8 @@ def preview(
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".preview-", dir=out_dir.parent))
         try:
-            write_priors(fit_priors(facts["moments"]), folder)
+            if facts["moments"]:
+                write_priors(fit_priors(facts["moments"]), folder)
             _write(shown, facts, count, folder)
             folder.chmod(0o755)
             if out_dir.exists():
@@ -173,7 +177,8 @@ class _Shown:
                 group_names=data.synthesizer.labels.group_names,
                 options=settings.augmentation.options,
             )
-        augmentation.start(data.statistics)
+        if data.statistics:
+            augmentation.start(data.statistics)
         if settings.augmentation.theta is not None:
             augmentation.restore(settings.augmentation.theta)
         one = attrs.evolve(settings.training, batch_size=1)
@@ -195,7 +200,7 @@ class _Shown:
         if not self.augmentation.replaces_intensities and "wide" in made:
             # It acts on every synthetic image, whatever the mode.
             made = ("learned", *(kind for kind in made if kind not in ("learned", "wide")))
-        return (*made, "real")
+        return (*made, "real") if self.data.learn else made
 
     def images(self, kind: str, count: int) -> Iterator[_Image]:
         """Draw images of a kind."""
@@ -257,7 +262,15 @@ def _write(shown: _Shown, facts: Mapping[str, Any], count: int, folder: Path) ->
         ]
     figures = folder / "figures"
     sample_mosaic(glance, shown.scheme, figures / "glance.png", alpha=0.0)
-    prior_intervals(folder / "priors.tsv", figures / "priors.png")
+    priors = None
+    if (folder / "priors.tsv").is_file():
+        prior_intervals(folder / "priors.tsv", figures / "priors.png")
+        priors = _figure(
+            "figures/priors.png",
+            "Interval of the intensity of each group; the numbers are in priors.tsv",
+            "Intensity of each group in the real scans (number of scans in brackets), on the "
+            "normalised scale. Later runs draw around it with --set synthesis.priors=@priors.json.",
+        )
     preview_page(
         folder / "index.html",
         glance=_figure(
@@ -265,12 +278,7 @@ def _write(shown: _Shown, facts: Mapping[str, Any], count: int, folder: Path) ->
             "Middle slices of drawn and of real images, side by side",
             "Middle slices, plain above and with the outlines of the labels below.",
         ),
-        priors=_figure(
-            "figures/priors.png",
-            "Interval of the intensity of each group; the numbers are in priors.tsv",
-            "Intensity of each group in the real scans (number of scans in brackets), on the "
-            "normalised scale. Later runs draw around it with --set synthesis.priors=@priors.json.",
-        ),
+        priors=priors,
         sheets=sheets,
         theta=shown.augmentation.describe() if "learned" in shown.kinds else {},
         settings=_settings(shown.settings),
@@ -332,6 +340,13 @@ def _settings(settings: LearnConfig) -> list[dict[str, Any]]:
     return rows
 
 
+def _stripped(settings: LearnConfig, facts: Mapping[str, Any]) -> str:
+    if facts["skull_stripped"]:
+        return "yes"
+    share = settings.synthesis.strip_share
+    return f"{share:.0%} of the synthetic images" if share else "no"
+
+
 def _facts(shown: _Shown, facts: Mapping[str, Any]) -> dict[str, str]:
     data, spacing = shown.data, shown.settings.spacing_mm
     size = " x ".join(map(str, data.synthesizer.image_shape))
@@ -340,8 +355,10 @@ def _facts(shown: _Shown, facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         "Working grid": f"{size} voxels of {spacing:g} mm",
         "Real images": f"{len(data.learn)} {unit} to learn from, {len(data.validate)} scans to "
-        "validate on",
+        "validate on"
+        if data.learn
+        else f"none; {len(data.validate)} synthetic ones of held-out label maps to validate on",
         "Label maps": f"{maps}, {own} of them of the learning participants",
-        "Skull-stripped": "yes" if facts["skull_stripped"] else "no",
+        "Skull-stripped": _stripped(shown.settings, facts),
         "Intensity groups": ", ".join(data.synthesizer.labels.group_names[1:]),
     }

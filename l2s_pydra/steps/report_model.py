@@ -358,6 +358,10 @@ def _roles(folder: Path, config: Mapping[str, Any]) -> list[Role]:
     if maps:
         explanation = "Files that synthetic images were made from."
         roles.append({"title": "Label maps", "explanation": explanation, "names": list(maps)})
+    held_out = config.get("validation_maps") or []
+    if held_out:
+        explanation = "Label maps whose synthetic images chose the weights that were kept."
+        roles.append({"title": "Validated on", "explanation": explanation, "names": list(held_out)})
     return roles
 
 

@@ -67,6 +67,21 @@ class Schemes:
             groups.append("outside" if label.index == 0 else own)
         return groups
 
+    def _maps_opposite(self) -> list[int]:
+        """Counterpart of each label of the maps on the other side.
+
+        A label whose name has none there, as a lesion of one side, gives way to one of the
+        counterpart of its structure.
+        """
+        structures = self.maps_to_target.tolist()
+        wanted = [self.target.opposite[channel] for channel in structures]
+        return [
+            other
+            if structures[other] == channel or channel not in structures
+            else structures.index(channel)
+            for other, channel in zip(self.maps.opposite, wanted, strict=True)
+        ]
+
     def generation_tables(self, subclusters: int = 1) -> dict[str, Any]:
         """Group, channel and opposite of each generation label, and the names of the groups.
 
@@ -85,7 +100,7 @@ class Schemes:
         return {
             "group": [names.index(group) for group in groups],
             "channel": [*map(int, self.maps_to_target), *list(range(count)) * len(layers)],
-            "swap": [*self.maps.opposite, *(int(s + o) for s in starts for o in opposite)],
+            "swap": [*self._maps_opposite(), *(int(s + o) for s in starts for o in opposite)],
             "group_names": names,
             "n_channels": len(self.target),
         }

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import attrs
 from fileformats.application import Json
 from fileformats.generic import Directory, File
 from fileformats.text import Tsv
@@ -40,6 +41,10 @@ class Learn(python.Task["Learn.Outputs"]):
     label_mapping : Tsv, optional
         Table with the columns ``index`` and ``mapping``: labels of ``label_maps`` to those of
         ``labels``.
+    validation_maps : list of Image
+        Without images: label maps whose synthetic images choose the weights; empty otherwise.
+    start_from : Directory, optional
+        Model folder whose weights the training starts from.
     segmentation : str
         Value of the ``seg-`` entity of what the model will write.
     resources : Resources
@@ -57,6 +62,8 @@ class Learn(python.Task["Learn.Outputs"]):
     real_table: Tsv
     maps_table: Tsv | None = None
     label_mapping: Tsv | None = None
+    validation_maps: list[Image] = attrs.Factory(list)
+    start_from: Directory | None = None
     segmentation: str = "learned"
     resources: Resources = Resources()
     code_version: str = __version__
@@ -92,6 +99,8 @@ class Learn(python.Task["Learn.Outputs"]):
         real_table: File,
         maps_table: File | None,
         label_mapping: File | None,
+        validation_maps: list[File],
+        start_from: Directory | None,
         segmentation: str,
         resources: Resources,
         code_version: str,
@@ -108,6 +117,8 @@ class Learn(python.Task["Learn.Outputs"]):
             real_table=Path(real_table),
             maps_table=Path(maps_table) if maps_table else None,
             label_mapping=Path(label_mapping) if label_mapping else None,
+            validation_maps=[Path(label_map) for label_map in validation_maps],
+            start_from=Path(start_from) if start_from else None,
             config=config,
             segmentation=segmentation,
             out_dir=Path.cwd(),

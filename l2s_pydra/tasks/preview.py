@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import attrs
 from fileformats.generic import Directory, File
 from fileformats.text import Tsv
 from pydra.compose import python
@@ -39,6 +40,8 @@ class Preview(python.Task["Preview.Outputs"]):
     label_mapping : Tsv, optional
         Table with the columns ``index`` and ``mapping``: labels of ``label_maps`` to those of
         ``labels``.
+    validation_maps : list of Image
+        Without images: label maps whose synthetic images choose the weights; empty otherwise.
     count : int
         Draws of each kind.
     resources : Resources
@@ -56,6 +59,7 @@ class Preview(python.Task["Preview.Outputs"]):
     real_table: Tsv
     maps_table: Tsv | None = None
     label_mapping: Tsv | None = None
+    validation_maps: list[Image] = attrs.Factory(list)
     count: int = python.arg(default=12, validator=at_least(1))
     resources: Resources = Resources()
     code_version: str = __version__
@@ -82,6 +86,7 @@ class Preview(python.Task["Preview.Outputs"]):
         real_table: File,
         maps_table: File | None,
         label_mapping: File | None,
+        validation_maps: list[File],
         count: int,
         resources: Resources,
         code_version: str,
@@ -98,6 +103,7 @@ class Preview(python.Task["Preview.Outputs"]):
             real_table=Path(real_table),
             maps_table=Path(maps_table) if maps_table else None,
             label_mapping=Path(label_mapping) if label_mapping else None,
+            validation_maps=[Path(label_map) for label_map in validation_maps],
             config=config,
             out_dir=Path.cwd() / "preview",
             count=count,

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from l2s_pydra.bids.dataset import build_training_set, read_splits
+from l2s_pydra.bids.dataset import build_synthetic_set, build_training_set, read_splits
 from l2s_pydra.errors import DatasetError, NoImageError
 
 PEOPLE = ("01", "02", "03", "04")
@@ -273,3 +273,50 @@ def test_label_maps_of_strangers(raw, labels, make_dataset):
     training_set = build_training_set(raw, labels, maps, label_maps_desc="b")
     assert [r.name for r in training_set.label_maps] == ["sub-x_desc-b_dseg"]
     assert training_set.maps_table == maps / "dseg.tsv"
+
+
+def heads(records):
+    return [record.participant for record in records]
+
+
+@pytest.fixture
+def maps(make_dataset):
+    """``maps(count)``: a derivative with label maps of so many heads."""
+
+    def maps(count):
+        names = [f"sub-{i:02d}/anat/sub-{i:02d}_desc-head_dseg.nii.gz" for i in range(count)]
+        return make_dataset("maps", [*names, "desc-head_dseg.tsv"], kind="derivative")
+
+    return maps
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, 1), (9, 1), (20, 2), (35, 3)])
+def test_a_tenth_of_the_label_maps_is_held_out(maps, count, held_out):
+    found = build_synthetic_set(maps(count))
+    everyone = [f"sub-{i:02d}" for i in range(count)]
+    assert heads(found.label_maps) == everyone[:-held_out]
+    assert heads(found.validation_maps) == everyone[-held_out:]
+    assert (found.learn, found.validate, found.test) == ((), (), ())
+    assert found.real_table.name == "desc-head_dseg.tsv"
+    assert found.maps_table is None
+
+
+def test_whose_label_maps_are_held_out_can_be_said(maps, tmp_path):
+    folder = maps(4)
+    found = build_synthetic_set(folder, validation_participants=["00", "sub-02"])
+    assert heads(found.label_maps) == ["sub-01", "sub-03"]
+    assert heads(found.validation_maps) == ["sub-00", "sub-02"]
+    found = build_synthetic_set(folder, learn_participants=["03"], target_labels=tmp_path / "t.tsv")
+    assert heads(found.label_maps) == ["sub-03"]
+    assert heads(found.validation_maps) == ["sub-02"]
+    assert (found.real_table, found.maps_table.name) == (tmp_path / "t.tsv", "desc-head_dseg.tsv")
+
+
+def test_label_maps_that_do_not_suffice(maps):
+    folder = maps(2)
+    with pytest.raises(DatasetError, match="no label map of sub-07"):
+        build_synthetic_set(folder, validation_participants=["07"])
+    with pytest.raises(DatasetError, match="choose one role"):
+        build_synthetic_set(folder, learn_participants=["01"], validation_participants=["00", "01"])
+    with pytest.raises(DatasetError, match="at least two are needed"):
+        build_synthetic_set(folder, validation_participants=["00", "01"])

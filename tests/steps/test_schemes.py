@@ -56,6 +56,19 @@ def test_the_other_side_is_of_one_group_and_of_the_opposite_class(lobes):
     assert not (swap == np.arange(len(swap))).all()
 
 
+def test_a_label_without_a_namesake_changes_sides_with_its_structure(lobes):
+    maps = lobes.table("index\tname", "1\tLeft-Lobe", "2\tRight-Lobe", "3\tStem", "5\tLeft-cyst-5",
+                       "6\tRight-scar", name="maps.tsv")  # fmt: skip
+    mapping = lobes.table(
+        "index\tmapping", "1\t10", "2\t49", "3\t16", "5\t10", "6\t0", name="m.tsv"
+    )
+    schemes = read_schemes(lobes.table(*lobes.lines), maps, mapping)
+    tables = schemes.generation_tables()
+    names = [label.name for label in schemes.maps.labels]
+    swapped = [names[i] for i in tables["swap"][: len(names)]]
+    assert swapped == ["background", "Right-Lobe", "Left-Lobe", "Stem", "Right-Lobe", "Right-scar"]
+
+
 def test_a_full_mapping_column_makes_a_new_target(lobes):
     real = lobes.table(
         "index\tname\tmapping",
