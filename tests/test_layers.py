@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"l2s_pydra": ROOT / "l2s_pydra", "l2s_pydra.workflows": ROOT / "workflows"}
 
-FLOOR_0 = {"", "errors", "labels", "config", "jsonfiles", "plugins", "values"}
+FLOOR_0 = {"", "errors", "labels", "config", "jsonfiles", "models", "plugins", "values"}
 FLOOR_1 = {
     "networks",
     "normalisation",

@@ -1,6 +1,7 @@
 """Model folders, as the orchestration sees them: files, not networks."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import attrs
 from l2s_pydra.bids.uses import model_facts
 from l2s_pydra.errors import ModelError
 from l2s_pydra.jsonfiles import read_json
+from l2s_pydra.models import packaged_model, packaged_models
 from l2s_pydra.values import check_names
 
 __all__ = ["ModelFiles", "find_model"]
@@ -98,7 +100,10 @@ def find_model(wanted: str | None, output_dir: Path, *, option: str = "--model")
     Parameters
     ----------
     wanted : str or None
-        Folder of a model, or name of one in ``output_dir``; ``None`` takes the only one there.
+        Folder of a model, name of one in ``output_dir``, or of one that comes with the package
+        (:func:`l2s_pydra.models.packaged_models`); a folder that has such a name is given as
+        ``./<name>``. ``None`` takes the only one in ``output_dir``, or, if there is none,
+        ``default`` of the package, if that has one.
     output_dir : Path
         Root of the derivative.
     option : str, default="--model"
@@ -112,20 +117,27 @@ def find_model(wanted: str | None, output_dir: Path, *, option: str = "--model")
     models = output_dir / "models"
     present = sorted(path.name for path in models.glob("model-*") if path.is_dir())
     if wanted is not None:
-        named = models / f"model-{wanted.removeprefix('model-')}"
-        folder = Path(wanted).expanduser()
-        if not folder.is_dir() and not named.is_dir():
-            raise ModelError(
-                f"{option} {wanted}: no such folder, and no such model in {models} "
-                f"(there: {', '.join(present) or 'none'})"
-            )
-        return ModelFiles.read((folder if folder.is_dir() else named).resolve())
-    if not present:
-        raise ModelError(
-            f"{models}: has no model; run the level learn first, or give one by --model"
-        )
+        return _named(wanted, models, present, option)
     if len(present) > 1:
         raise ModelError(
-            f"{models}: has several models ({', '.join(present)}); choose one by --model"
+            f"{models}: has several models ({', '.join(present)}); choose one by {option}"
         )
-    return ModelFiles.read(models / present[0])
+    if present:
+        return ModelFiles.read(models / present[0])
+    if "default" in packaged_models():
+        return ModelFiles.read(packaged_model())
+    raise ModelError(f"{models}: has no model; run the level learn first, or give one by {option}")
+
+
+def _named(wanted: str, models: Path, present: Sequence[str], option: str) -> ModelFiles:
+    if wanted in packaged_models():
+        return ModelFiles.read(packaged_model(wanted))
+    named = models / f"model-{wanted.removeprefix('model-')}"
+    folder = Path(wanted).expanduser()
+    if not folder.is_dir() and not named.is_dir():
+        there = [*present, *packaged_models()]
+        raise ModelError(
+            f"{option} {wanted}: no such folder, and no such model in {models} "
+            f"(there: {', '.join(there) or 'none'})"
+        )
+    return ModelFiles.read((folder if folder.is_dir() else named).resolve())

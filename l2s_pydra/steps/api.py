@@ -19,6 +19,7 @@ from ..errors import ConfigError, ImageError
 from ..images.headers import is_placed
 from ..images.saving import save_labels, save_probabilities
 from ..images.volume import Volume, load_image, voxel_volume_mm3
+from ..models import packaged_model, packaged_models
 from .device import computing_on
 from .posterior import Prediction, predict
 
@@ -136,7 +137,9 @@ def load_model(path: str | Path) -> LoadedModel:
     Parameters
     ----------
     path : str or Path
-        The folder, ``models/model-<name>`` in the output of a training.
+        The folder, ``models/model-<name>`` in the output of a training; or the name of a model that
+        comes with the package (:func:`l2s_pydra.models.packaged_models`), whose checksums are
+        verified. A folder that has the same name is given as ``./<name>``.
 
     Returns
     -------
@@ -149,7 +152,8 @@ def load_model(path: str | Path) -> LoadedModel:
     """
     from ..segmentation import Model
 
-    return LoadedModel(model=Model.load(path), path=Path(path))
+    path = packaged_model(str(path)) if str(path) in packaged_models() else Path(path)
+    return LoadedModel(model=Model.load(path), path=path)
 
 
 def _volume(image: Any, affine: npt.ArrayLike | None, *, allow_2d: bool) -> Volume:
