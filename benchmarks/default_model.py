@@ -185,6 +185,7 @@ class Judge:
             [np.asarray(marks.dataobj)],
             [name],
             self.options.out / "figures" / f"{name}.png",
+            limits=(0.0, float(np.percentile(data, 99.5))),
         )
 
 

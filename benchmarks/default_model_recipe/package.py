@@ -1,0 +1,187 @@
+"""Put a model that ``train.py`` has trained into the package, in half precision, with its card.
+
+    python benchmarks/default_model_recipe/package.py FOLDER [--stage N] [--name default]
+        [--judged FOLDER] [--replace]
+
+FOLDER is that of ``train.py``; the last finished stage is taken. ``--judged`` is what
+``benchmarks/default_model.py --out`` wrote of the packaged model: package first without it, judge,
+then package again with it and ``--replace``. The package gets the weights (float16, safetensors),
+settings, labels, the logs of all stages, the tables, and the checksums of all of them.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from l2s_pydra import models
+from l2s_pydra.segmentation import Model
+
+HERE = Path(__file__).parent
+MOST_BYTES = 25_000_000
+CARD = """\
+# Model {name}
+
+The default model of l2s_pydra: a 3-D U-Net ({parameters:,} parameters, float16) that segments the brain
+in images of any contrast, of whole heads and skull-stripped ones, into {count} structures, left and right
+apart (`seg-{segmentation}`, FreeSurfer's numbers), at {spacing_mm:g} mm.
+
+## Intended use
+
+For research: volumes and masks of structures in structural MRI of adults, where labels of FreeSurfer's
+kind are wanted and no model was trained for the data at hand. Not a medical device; not validated for
+children, tumours, large lesions or surgery. Look at the overlays before you use numbers.
+
+## Training data and licences
+
+The {maps} label maps of whole heads that SynthSeg (Billot et al., 2023) made public under Apache-2.0, and
+{held_out} more, held out, whose synthetic images chose the weights. No real image was seen, and the
+ranges of the synthesis are the published ones; nothing was tuned on real scans. The weights are under
+the licence of this package, Apache-2.0.
+
+## Training
+
+{stages}
+Settings and seeds: `config.json` here, and `benchmarks/default_model_recipe` of the repository for all
+stages; logs: `training-*.tsv`. The command:
+
+    python benchmarks/default_model_recipe/train.py LABEL_MAPS FOLDER
+
+## Accuracy
+
+On synthetic images of the held-out heads, at the end: mean Dice {best_dice:.3f}.
+
+{judged}
+## Limits
+
+- Structures of less than about {least_mm3:.0f} mm3 are below what the working grid resolves.
+- Labels follow FreeSurfer's protocol. By others, cortex and accumbens above all differ: references
+  that count the fluid in sulci as cortex lower its Dice whatever the model does.
+- Cerebrospinal fluid around the brain is no label, so there is no intracranial volume.
+- Lesions were never seen; they go to what surrounds them or to ventricles.
+"""
+JUDGED = """\
+On real scans, none of which was trained on or chose anything: mean Dice and half of its 95 % interval
+over participants, left and right together. First the scans as they are, then contrasts that were
+simulated from them. Below: what becomes of one segmentation when the image is changed; Dice with that
+of the unchanged image. Pictures are in `figures`.
+
+{tables}
+"""
+NOT_JUDGED = "It was not judged on real scans yet.\n"
+
+
+def finished(folder: Path) -> list[Path]:
+    """Model folder of each finished stage, in order."""
+    found = []
+    for stage in sorted(folder.glob("stage-[0-9]")):
+        found += sorted(stage.glob("models/model-*"))
+    return found
+
+
+def stages_in_words(folders: list[Path]) -> str:
+    """One line a stage."""
+    lines = []
+    for number, folder in enumerate(folders, 1):
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        training, synthesis = record["learn"]["training"], record["learn"]["synthesis"]
+        crop = " x ".join(map(str, synthesis["crop"] or record["grid_shape"]))
+        lines.append(
+            f"{number}. {record['learn']['spacing_mm']:g} mm, images of {crop} voxels, "
+            f"{training['steps']} steps, seed {training['seed']}, {record['seconds'] / 3600:.1f} h with "
+            f"{record['threads']} thread(s) beside other work; validation {record['best_dice']:.3f}\n"
+        )
+    return "".join(lines)
+
+
+def halved(model: Model) -> tuple[bytes, str]:
+    """Weights in float16, and their checksum."""
+    weights = {k: v.to(torch.float16).contiguous() for k, v in model.segmenter.state_dict().items()}
+    if not all(bool(torch.isfinite(v).all()) for v in weights.values()):
+        raise SystemExit("some weights are beyond the range of float16")
+    content = save(weights)
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def write_log(source: Path, target: Path) -> None:
+    """Copy a log without the augmentation's values, which did not move."""
+    with source.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    names = [name for name in rows[0] if not name.startswith(("theta", "real_loss"))]
+    lines = ["\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def card(record: dict[str, Any], stages: str, judged: Path | None) -> str:
+    """Model card."""
+    tables = (judged / "default_model.md").read_text(encoding="utf-8") if judged else ""
+    learn = record["learn"]
+    return CARD.format(
+        name=record["name"],
+        parameters=record["parameters"],
+        count=len(record["validation_dice"]),
+        segmentation=record["segmentation"],
+        spacing_mm=learn["spacing_mm"],
+        maps=len(record["label_maps"]),
+        held_out=len(record["validation_maps"]),
+        best_dice=record["best_dice"],
+        least_mm3=8 * learn["spacing_mm"] ** 3,
+        stages=stages,
+        judged=JUDGED.format(tables=tables) if judged else NOT_JUDGED,
+    )
+
+
+def package(folders: list[Path], target: Path, judged: Path | None) -> None:
+    """Write the packaged model."""
+    source = folders[-1]
+    model = Model.load(source)
+    weights, digest = halved(model)
+    record = {**model.config, "packaged_from": {"name": model.name, "sha256": model.sha256}}
+    record["name"] = f"{model.config['segmentation']}{digest[:8]}"
+    target.mkdir(parents=True)
+    (target / "weights.safetensors").write_bytes(weights)
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    (target / "config.json").write_text(text, encoding="utf-8")
+    shutil.copy(source / "labels.tsv", target / "labels.tsv")
+    for number, folder in enumerate(folders, 1):
+        write_log(folder / "training.tsv", target / f"training-{number}.tsv")
+    if judged:
+        for name in ("accuracy.tsv", "robustness.tsv"):
+            shutil.copy(judged / name, target / name)
+    text = card(record, stages_in_words(folders), judged)
+    (target / "MODELCARD.md").write_text(text, encoding="utf-8")
+    models.write_checksums(target)
+    size = sum(path.stat().st_size for path in target.rglob("*"))
+    if size > MOST_BYTES:
+        raise SystemExit(f"{target}: {size} bytes are more than {MOST_BYTES}")
+
+
+def main() -> None:
+    """Parse the command line and package."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stage", type=int, help="take this one; default: the last finished one")
+    parser.add_argument("--name", default="default")
+    parser.add_argument("--judged", type=Path)
+    parser.add_argument("--replace", action="store_true")
+    options = parser.parse_args()
+    folders = finished(options.folder)[: options.stage]
+    if not folders:
+        raise SystemExit(f"{options.folder}: no stage is finished; run train.py")
+    target = models.ROOT / options.name
+    if options.replace and target.is_dir():
+        shutil.rmtree(target)
+    package(folders, target, options.judged)
+    print(models.packaged_model(options.name))
+
+
+if __name__ == "__main__":
+    main()
