@@ -6,7 +6,8 @@
 FOLDER is that of ``train.py``; the last finished stage is taken. ``--judged`` is what
 ``benchmarks/default_model.py --out`` wrote of the packaged model: package first without it, judge,
 then package again with it and ``--replace``. The package gets the weights (float16, safetensors),
-settings, labels, the logs of all stages, the tables, and the checksums of all of them.
+settings, labels, the logs of all stages, the tables, Dice on the ICBM 152 template (for a test that
+these weights always do the same), and the checksums of all of them.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import csv
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from l2s_pydra import models
 from l2s_pydra.segmentation import Model
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
 MOST_BYTES = 25_000_000
 CARD = """\
 # Model {name}
@@ -49,7 +52,8 @@ the licence of this package, Apache-2.0.
 
 {stages}
 Settings and seeds: `config.json` here, and `benchmarks/default_model_recipe` of the repository for all
-stages; logs: `training-*.tsv`. The command:
+stages; logs: `training-*.tsv`; Dice on the ICBM 152 template, which a test compares: `template.json`.
+The command:
 
     python benchmarks/default_model_recipe/train.py LABEL_MAPS FOLDER
 
@@ -154,12 +158,22 @@ def package(folders: list[Path], target: Path, judged: Path | None) -> None:
     if judged:
         for name in ("accuracy.tsv", "robustness.tsv"):
             shutil.copy(judged / name, target / name)
+    scores = _template_dice(target)
+    (target / "template.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     text = card(record, stages_in_words(folders), judged)
     (target / "MODELCARD.md").write_text(text, encoding="utf-8")
     models.write_checksums(target)
     size = sum(path.stat().st_size for path in target.rglob("*"))
     if size > MOST_BYTES:
         raise SystemExit(f"{target}: {size} bytes are more than {MOST_BYTES}")
+
+
+def _template_dice(folder: Path) -> dict[str, float]:
+    from _template import template_dice
+
+    from l2s_pydra import load_model
+
+    return template_dice(load_model(folder))
 
 
 def main() -> None:
