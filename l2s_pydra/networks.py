@@ -21,6 +21,8 @@ def fold(x: Tensor, factor: int) -> Tensor:
     ----------
     x : (B, C, *S) tensor
         Each of ``S`` a multiple of ``factor``.
+    factor : int
+        Side of a block, voxels.
 
     Returns
     -------

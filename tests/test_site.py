@@ -23,9 +23,10 @@ def site(tmp_path_factory):
     """Folder of the built pages; the sources are copied, since stubs are written beside them."""
     work = tmp_path_factory.mktemp("site")
     stubs = shutil.ignore_patterns("_build", "api", "__pycache__")
-    shutil.copytree(ROOT / "docs", work / "docs", ignore=stubs)
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
-        shutil.copy(ROOT / name, work / name)
+    for folder in ("docs", "containers"):
+        shutil.copytree(ROOT / folder, work / folder, ignore=stubs)
+    for page in ROOT.glob("*.md"):
+        shutil.copy(page, work / page.name)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "html"]
     # proxies that refuse: whatever asks the network fails
     nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
