@@ -52,7 +52,7 @@ def _table(title: str, entries: Iterator[_Entry]) -> list[str]:
     lines = [f".. rubric:: {title}", ""]
     for name, kind, text in entries:
         literal = f"``{kind}``" if kind else ""
-        lines += [f"**{name}** : {literal}", f"    {' '.join(text.split())}"]
+        lines += [f"**{name}** : {literal}", f"    {' '.join(text.split())}".rstrip(), ""]
     return [*lines, ""]
 
 

@@ -27,7 +27,11 @@ def pages(root: str) -> dict[str, dict[str, Any]]:
         waiting.extend(public)
         package = name.rpartition(".")[0]
         above = getattr(importlib.import_module(package), "__all__", ()) if package else ()
-        here = [n for n in getattr(module, "__all__", ()) if n not in above]
+        here = [
+            n
+            for n in getattr(module, "__all__", ())
+            if n not in above and not _foreign(getattr(module, n))
+        ]
         found[name] = {
             "modules": public,
             "names": [[_directive(getattr(module, n)), n, repr(getattr(module, n))] for n in here],
@@ -35,6 +39,12 @@ def pages(root: str) -> dict[str, dict[str, Any]]:
             "package": package,
         }
     return found
+
+
+def _foreign(value: Any) -> bool:
+    """Whether it is handed on from another library, which explains it."""
+    whole = inspect.isclass(value) or inspect.isroutine(value)
+    return whole and not value.__module__.startswith(("l2s_pydra", "types", "builtins"))
 
 
 def _directive(value: Any) -> str:

@@ -88,11 +88,10 @@ def preview(
 
     Parameters
     ----------
-    images, labels, participants, roles, label_maps, real_table, config, maps_table, label_mapping, \
-    validation_maps
+    images, labels, participants, roles, label_maps, real_table, config, maps_table, label_mapping
         Those of :func:`~l2s_pydra.steps.learn.learn`.
-    cache_dir : Path, optional
-        That of :func:`~l2s_pydra.steps.learn.learn`.
+    validation_maps, cache_dir : optional
+        Those of :func:`~l2s_pydra.steps.learn.learn`.
     out_dir : Path
         Folder of the page; replaced as a whole if it is there.
     count : int, default=12
