@@ -196,7 +196,7 @@ def test_pydra_asks_for_newer_versions_unless_told_not_to(tmp_path, monkeypatch,
     assert asked
     worker = L2SSlurmWorker()
     job, _ = a_job(worker)
-    script = worker._write(job, worker.demand(job.task), False, tmp_path)
+    script = batch_job.write_job(job, worker.demand(job.task), tmp_path, python="python")
     assert "export NO_ET=1" in script.read_text()
 
 
@@ -340,7 +340,7 @@ def test_pydra_fails_while_it_reports_a_failure(tmp_path, a_job):
         Result(output=None, runtime=None, errored=True, task=None)
     worker = L2SSlurmWorker()
     job, _ = a_job(worker, value=2)
-    worker._write(job, worker.demand(job.task), False, tmp_path)
+    batch_job.write_job(job, worker.demand(job.task), tmp_path, python="python")
     with pytest.raises(ValueError, match="two"):
         batch_job.main(tmp_path / "job.pkl")
     with pytest.raises(FileNotFoundError):

@@ -8,53 +8,38 @@ watched on by the next run; and a failure tells state and log.
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
 import shlex
 import shutil
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import cloudpickle
 
 from l2s_pydra.errors import JobError
 from l2s_pydra.tasks import Resources
 
-from .demand import Demand, demand_of, fitted
+from .batch_fate import told
+from .batch_job import LOG, write_job
+from .batch_records import JobRecords
+from .demand import Demand, demand_of
+from .scheduler import Fate, Scheduler, ask, is_busy
+from .site_words import without_accounts
 from .worker import Notify, NotStartedError, Prepare, log_of
 
-__all__ = ["BatchJobs", "Fate", "log_tail", "merged"]
+__all__ = ["BatchJobs"]
 
 _log = logging.getLogger(__name__)
-_LOG = "task.log"
-_TAIL = 15
-"""Lines of a log that an error quotes."""
 _SUBMISSIONS = 5
 """Attempts to submit a job to a scheduler that is busy."""
-_PAUSE = 5.0
-"""Seconds before one that did not answer is asked again."""
-
-
-@attrs.frozen(kw_only=True)
-class Fate:
-    """How a job ended."""
-
-    state: str
-    """The scheduler's word for it."""
-    what: str
-    """The same in a clause, after "the job"."""
-    lost: bool = False
-    """Whether the cluster is to blame, and another attempt makes sense."""
+_STOPPED = "not started, because an earlier job failed"
 
 
 @attrs.define(slots=False, kw_only=True)
-class BatchJobs:
+class BatchJobs(Scheduler):
     """Runs each task as a job of its own; a class for a scheduler says how.
 
     Parameters
@@ -73,6 +58,9 @@ class BatchJobs:
         How often a job is submitted again whose node failed or was taken away.
     result_delay : float
         Seconds that a shared file system may take to show the result of a job that has ended.
+    busy_delay : float
+        Seconds before a scheduler is asked again that did not answer; twice as many each time that it
+        takes no job.
     setup : str
         Lines of shell before Python is started, such as ``module load cuda``.
     python : str
@@ -96,13 +84,18 @@ class BatchJobs:
     max_jobs: int = 200
     retries: int = 1
     result_delay: float = 60.0
+    busy_delay: float = 5.0
     setup: str = ""
     python: str = attrs.field(factory=lambda: shlex.quote(sys.executable))
     stop_on_first_error: bool = False
     log_dir: Path | None = None
     prepare: Prepare | None = attrs.field(default=None, eq=False, repr=False)
     notify: Notify | None = attrs.field(default=None, eq=False, repr=False)
-    _mine: dict[str, Path] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    _mine: dict[str, tuple[JobRecords, str]] = attrs.field(
+        factory=dict, init=False, eq=False, repr=False
+    )
+    _submitting: set[Path] = attrs.field(factory=set, init=False, eq=False, repr=False)
+    _ended: threading.Event = attrs.field(factory=threading.Event, init=False, eq=False, repr=False)
     _adopted: dict[str, str] | None = attrs.field(default=None, init=False, eq=False, repr=False)
     _places: asyncio.Semaphore | None = attrs.field(default=None, init=False, eq=False, repr=False)
     _asking: asyncio.Lock | None = attrs.field(default=None, init=False, eq=False, repr=False)
@@ -111,7 +104,6 @@ class BatchJobs:
     )
     _failed: bool = attrs.field(default=False, init=False, eq=False, repr=False)
 
-    SCHEDULER = "batch"
     PATIENCE = 1800.0
     """Seconds without an answer of the scheduler after which a task fails."""
 
@@ -119,6 +111,8 @@ class BatchJobs:
         """Leave behind what lives in the parent; a job submits no job."""
         gone: dict[str, Any] = {
             "_mine": {},
+            "_submitting": set(),
+            "_ended": None,
             "_adopted": None,
             "_places": None,
             "_asking": None,
@@ -126,34 +120,6 @@ class BatchJobs:
         }
         state: Any = super().__getstate__()
         return {**state, **gone, "prepare": None}
-
-    # What a scheduler has to say -----------------------------------------------------------------
-
-    def submission(self, demand: Demand, kind: str, name: str, folder: Path) -> list[str]:
-        """Command that submits the script that is its last argument."""
-        raise NotImplementedError
-
-    def job_id(self, said: str) -> str | None:
-        """Read the number of a job in what that command said."""
-        raise NotImplementedError
-
-    def listing(self) -> list[str]:
-        """Command that lists the jobs of this user."""
-        raise NotImplementedError
-
-    def living(self, said: str) -> frozenset[str]:
-        """Jobs in what that command said that are waiting or running."""
-        raise NotImplementedError
-
-    async def fate(self, job_id: str, demand: Demand) -> Fate | None:
-        """How a job ended that is no longer listed; None if nothing is known, or not yet."""
-        raise NotImplementedError
-
-    def cancelling(self, job_ids: Sequence[str]) -> list[str]:
-        """Command that ends jobs."""
-        raise NotImplementedError
-
-    # One task ------------------------------------------------------------------------------------
 
     async def run(self, job: Any, rerun: bool = False) -> None:
         """Run a task as a job, and wait for its end.
@@ -165,6 +131,7 @@ class BatchJobs:
         """
         if self._places is None:
             self._places, self._asking = asyncio.Semaphore(self.max_jobs), asyncio.Lock()
+            self._ended.clear()
         if self._adopted is None:
             self.under_way(job.cache_root)
         async with self._places:
@@ -178,7 +145,7 @@ class BatchJobs:
 
     async def _run(self, job: Any, rerun: bool) -> None:
         if self._failed and self.stop_on_first_error:
-            raise NotStartedError("not started, because an earlier job failed")
+            raise NotStartedError(_STOPPED)
         demand = self.demand(job.task)
         job_id = (self._adopted or {}).pop(job.checksum, None)
         for attempt in range(self.retries + 1):
@@ -186,9 +153,15 @@ class BatchJobs:
             if job_id is None:
                 job_id = await self._submit(job, demand, rerun, folder)
             else:
-                folder = Path(_read(self._record(job)).get("folder", folder))
+                records = self._records(job.cache_root)
+                folder = records.place(job.checksum, otherwise=folder)
+                self._mine[job_id] = records, job.checksum
                 _log.info("%s job %s of an earlier run goes on", self.SCHEDULER, job_id)
-            self._mine[job_id] = self._record(job)
+            if self._failed and self.stop_on_first_error:
+                # It was on its way when another one failed.
+                await self.ask(self.cancelling([job_id]))
+                self._forget(job_id)
+                raise NotStartedError(_STOPPED)
             fate = await self._watch(job_id, demand)
             self._forget(job_id)
             self._keep_log(job, folder)
@@ -198,7 +171,7 @@ class BatchJobs:
             job.lockfile.unlink(missing_ok=True)
             (Path(job.cache_root) / f"{job.uid}_info.json").unlink(missing_ok=True)
             if not (fate and fate.lost and attempt < self.retries):
-                raise JobError(self._why(job_id, fate, folder))
+                raise JobError(told(self.SCHEDULER, job_id, fate, folder))
             _log.warning("%s job %s %s; submitting it again", self.SCHEDULER, job_id, fate.what)
             job_id = None
 
@@ -206,7 +179,7 @@ class BatchJobs:
         """Put what was said during a task where the caller looks for it."""
         if self.log_dir is not None:
             with contextlib.suppress(OSError):
-                shutil.copyfile(folder / _LOG, log_of(self.log_dir, job.task))
+                shutil.copyfile(folder / LOG, log_of(self.log_dir, job.task))
 
     def demand(self, task: Any) -> Demand:
         """CPUs, memory and GPUs that are asked for."""
@@ -219,61 +192,75 @@ class BatchJobs:
     def _folder(self, job: Any) -> Path:
         return Path(job.cache_root) / f"{type(self)._plugin_name}_scripts" / job.uid  # type: ignore[attr-defined]
 
-    def _record(self, job: Any) -> Path:
-        return self._records(job.cache_root) / f"{job.checksum}.json"
-
-    def _records(self, cache: Path) -> Path:
-        return Path(cache) / f"{type(self)._plugin_name}_jobs"  # type: ignore[attr-defined]
+    def _records(self, cache: Path) -> JobRecords:
+        return JobRecords(Path(cache) / f"{type(self)._plugin_name}_jobs")  # type: ignore[attr-defined]
 
     async def _submit(self, job: Any, demand: Demand, rerun: bool, folder: Path) -> str:
-        folder.mkdir(parents=True, exist_ok=True)
-        script = self._write(job, demand, rerun, folder)
+        script = write_job(
+            job,
+            demand,
+            folder,
+            python=self.python,
+            setup=self.setup,
+            prepare=self.prepare,
+            rerun=rerun,
+        )
         kind = type(job.task).__name__
         whose = Path(getattr(job.task, "source", None) or job.name).name.partition(".")[0]
         command = [*self.submission(demand, kind, f"{kind}.{whose}", folder), str(script)]
+        loop = asyncio.get_running_loop()
         for attempt in range(_SUBMISSIONS):
-            code, said, error = await self.ask(command)
-            job_id = self.job_id(said) if code == 0 else None
-            if job_id is not None:
+            job_id, code, said = await loop.run_in_executor(
+                None, self._submit_once, command, job, folder, attempt > 0
+            )
+            if job_id:
+                return job_id
+            if code == 127 or not is_busy(said) or attempt + 1 == _SUBMISSIONS:
                 break
-            if code == 127 or not _busy(error) or attempt + 1 == _SUBMISSIONS:
-                reason = " ".join((error or said).split()) or "no word of why"
-                raise JobError(
-                    f"{self.SCHEDULER} refused the job: {reason} ({shlex.join(command)})"
-                )
-            await asyncio.sleep(_PAUSE * 2.0**attempt)
-        record = self._record(job)
-        record.parent.mkdir(exist_ok=True)
-        new = record.with_suffix(".new")
-        new.write_text(json.dumps({"job": job_id, "folder": str(folder)}), encoding="utf-8")
-        new.replace(record)
-        return str(job_id)
+            await asyncio.sleep(self.busy_delay * 2.0**attempt)
+        reason = " ".join(said.split()) or "no word of why"
+        shown = shlex.join(without_accounts(command))
+        raise JobError(f"{self.SCHEDULER} refused the job: {reason}\n    | {shown}")
 
-    def _write(self, job: Any, demand: Demand, rerun: bool, folder: Path) -> Path:
-        """Write the script of a job, and what it is to run."""
-        content = {
-            "path": [str(Path(entry).absolute()) for entry in sys.path if entry],
-            "prepare": cloudpickle.dumps(self.prepare),
-            "job": cloudpickle.dumps(fitted(job, demand, exactly=True)),
-            "rerun": rerun,
-            "log": str(folder / _LOG),
-        }
-        (folder / "job.pkl").write_bytes(cloudpickle.dumps(content))
-        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        variables = {"NO_ET": "1", "NIPYPE_NO_ET": "1", **dict.fromkeys(threads, str(demand.cpus))}
-        if "PYDRA_HASH_CACHE" in os.environ:
-            variables["PYDRA_HASH_CACHE"] = os.environ["PYDRA_HASH_CACHE"]
-        lines = [
-            "#!/bin/sh",
-            *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
-            *([self.setup] if self.setup else []),
-            # In place of the shell, so that the scheduler sees how it ends.
-            f"exec {self.python} -P -m l2s_pydra.workflows.batch_job "
-            f"{shlex.quote(str(folder / 'job.pkl'))}",
-        ]
-        script = folder / "job.sh"
-        script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return script
+    def _submit_once(
+        self, command: list[str], job: Any, folder: Path, again: bool
+    ) -> tuple[str, int, str]:
+        """Submit a job and take note of it; in a thread, which Ctrl-C does not interrupt.
+
+        Returns
+        -------
+        job_id : str
+            Its number; empty if the scheduler did not take it.
+        code : int
+            Of the command.
+        said : str
+            Its complaint.
+        """
+        self._submitting.add(folder)
+        try:
+            if self._ended.is_set():
+                raise NotStartedError("not started, because the run was stopped")
+            records = self._records(job.cache_root)
+            # Before the job is: should this process be killed now, the next run finds the job.
+            records.write(job.checksum, folder)
+            # A command that timed out may have submitted it all the same.
+            job_id = self._job_in(folder) if again else ""
+            code, said, error = (0, job_id, "") if job_id else ask(command)
+            job_id = job_id or (self.job_id(said) if code == 0 else None) or ""
+            if job_id:
+                self._mine[job_id] = records, job.checksum
+                records.write(job.checksum, folder, job_id)
+            else:
+                records.forget(job.checksum)
+            return job_id, code, error or said
+        finally:
+            self._submitting.discard(folder)
+
+    def _job_in(self, folder: Path) -> str:
+        """Job that is waiting or running in a folder."""
+        code, said, _ = ask(self.listing())
+        living = self.living(said) if code == 0 else {}
+        return next((job_id for job_id, place in living.items() if place == str(folder)), "")
 
     async def _watch(self, job_id: str, demand: Demand) -> Fate | None:
         """Wait until a job is no longer waiting or running; how it ended, if that can be told."""
@@ -302,7 +289,7 @@ class BatchJobs:
                 now = time.monotonic()
                 code, said, error = await self.ask(self.listing())
                 if code == 0:
-                    asked, living = self._seen = now, self.living(said)
+                    asked, living = self._seen = now, frozenset(self.living(said))
                     break
                 if code == 127 or now - since > self.PATIENCE:
                     raise JobError(
@@ -310,7 +297,7 @@ class BatchJobs:
                         "go on: the same command, later, waits for them"
                     )
                 _log.warning("%s does not answer: %s", self.SCHEDULER, " ".join(error.split()))
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(self.busy_delay)
             return living
 
     async def _has_result(self, job: Any, *, wait: bool) -> bool:
@@ -336,22 +323,6 @@ class BatchJobs:
                 return False
             await asyncio.sleep(0.5)
 
-    def _why(self, job_id: str, fate: Fate | None, folder: Path) -> str:
-        """Say why a job left no result: state and log in a line, then the end of the log."""
-        log = folder / f"{job_id}.err"
-        if fate is None:
-            what = "is gone, and nothing tells how it ended"
-        elif fate.state == "COMPLETED":
-            what = (
-                "ended well, but its result is not there: the working directory has to be on a file "
-                "system that all nodes share"
-            )
-        else:
-            what = fate.what
-        tail = log_tail(log) or log_tail(folder / f"{job_id}.out")
-        quoted = "".join(f"\n    | {line}" for line in tail)
-        return f"{self.SCHEDULER} job {job_id} {what}; log: {log}{quoted}"
-
     def _report(self, job: Any, started: float, error: Exception | None) -> None:
         if error is not None and self.stop_on_first_error and not self._failed:
             self._failed = True
@@ -359,8 +330,6 @@ class BatchJobs:
         self._failed = self._failed or error is not None
         if self.notify is not None:
             self.notify(job.task, time.monotonic() - started, error)
-
-    # All of them ---------------------------------------------------------------------------------
 
     def under_way(self, cache: Path) -> frozenset[str]:
         """Find jobs of an earlier run that are still waiting or running; they are watched on.
@@ -375,110 +344,39 @@ class BatchJobs:
         frozenset of str
             Checksums of their tasks, whose entries in the cache must be left alone.
         """
-        records = {path: _read(path) for path in self._records(cache).glob("*.json")}
+        records = self._records(cache)
         self._adopted = {}
-        if records:
-            code, said, _ = _ask(self.listing())
-            living = self.living(said) if code == 0 else frozenset()
-            for path, record in records.items():
-                if record.get("job") in living:
-                    self._adopted[path.stem] = record["job"]
-                elif code == 0:
-                    path.unlink(missing_ok=True)
+        if records.there():
+            code, said, _ = ask(self.listing())
+            if code == 0:
+                self._adopted = dict(records.matched(self.living(said)))
         return frozenset(self._adopted)
 
     def _forget(self, job_id: str) -> None:
-        record = self._mine.pop(job_id, None)
-        if record is not None:
-            record.unlink(missing_ok=True)
+        if job_id in self._mine:
+            records, checksum = self._mine.pop(job_id)
+            records.forget(checksum)
 
     def _cancel(self) -> list[str]:
         """End all jobs that this run waits for."""
         job_ids = list(self._mine)
         for start in range(0, len(job_ids), 100):
-            _ask(self.cancelling(job_ids[start : start + 100]))
+            ask(self.cancelling(job_ids[start : start + 100]))
         return job_ids
 
     def close(self) -> None:
         """End all jobs that this run still waits for, and see them gone."""
+        self._ended.set()
+        until = time.monotonic() + 20
+        while self._submitting and time.monotonic() < until:
+            time.sleep(0.1)
         job_ids = self._cancel()
         for job_id in job_ids:
             self._forget(job_id)
         until = time.monotonic() + (20 if job_ids else 0)
         while time.monotonic() < until:
-            code, said, _ = _ask(self.listing())
-            if code or not self.living(said).intersection(job_ids):
+            code, said, _ = ask(self.listing())
+            if code or not self.living(said).keys() & job_ids:
                 break
             time.sleep(0.5)
         self._places = self._asking = self._adopted = None
-
-    async def ask(self, command: Sequence[str]) -> tuple[int, str, str]:
-        """Run a command of the scheduler; its code (127 if it is not there) and what it said."""
-        return await asyncio.get_running_loop().run_in_executor(None, _ask, command)
-
-
-def _ask(command: Sequence[str]) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=120,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C is for us; the command is to finish.
-            start_new_session=True,
-        )
-    except FileNotFoundError:
-        return 127, "", f"{command[0]}: no such command"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, "", f"{command[0]}: timed out ({error})"
-    return done.returncode, done.stdout, done.stderr
-
-
-def _busy(error: str) -> bool:
-    """Whether a scheduler may accept a job a little later."""
-    words = ("timed out", "try again", "unable to contact", "temporarily", "connection refused")
-    return any(word in error.lower() for word in words)
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def log_tail(path: Path, lines: int = _TAIL) -> list[str]:
-    """Last lines of a log; none if it is not there."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 20_000))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
-
-
-def merged(derived: Sequence[tuple[tuple[str, ...], list[str]]], given: str) -> list[str]:
-    """Arguments that follow from a task, less those that the user gives, then the latter.
-
-    Examples
-    --------
-    >>> merged([(("--mem", "--mem-per-cpu"), ["--mem=4000M"])], "--mem-per-cpu=2G -p long")
-    ['--mem-per-cpu=2G', '-p', 'long']
-    """
-    words = shlex.split(given)
-    mine: list[str] = []
-    for names, arguments in derived:
-        if not any(_is_option(word, name) for word in words for name in names):
-            mine += arguments
-    return [*mine, *words]
-
-
-def _is_option(word: str, name: str) -> bool:
-    if name.startswith("--"):
-        return word.partition("=")[0] == name
-    return word.startswith(name) and not word.startswith("--")

@@ -237,11 +237,13 @@ def _message(traceback: str) -> tuple[str, str]:
     ('', 'ValueError: no g')
     >>> _message("l2s_pydra.errors.ImageError: sub-01_T1w.nii.gz: is empty; fetch it again")
     ('ImageError', 'sub-01_T1w.nii.gz: is empty; fetch it again')
+    >>> _message("l2s_pydra.workflows.worker.NotStartedError: not started, because a job failed")
+    ('NotStartedError', 'not started, because a job failed')
     """
     lines = traceback.splitlines()
     frames = [n for n, line in enumerate(lines) if line.startswith('  File "')]
     after = lines[frames[-1] + 1 :] if frames else lines
     message = next((line for line in after if line and not line.startswith(" ")), "unknown error")
     name, _, text = message.partition(": ")
-    ours = name.startswith(f"{errors.__name__}.") and text
+    ours = name.startswith("l2s_pydra.") and text
     return (name.rpartition(".")[2], text) if ours else ("", message)

@@ -22,6 +22,7 @@ from .demand import GB_PER_PROCESS, memory_needed_gb, visible_gpus
 from .engine import Outcome
 from .model_files import ModelFiles
 from .options import Options
+from .site_words import without_site
 from .worker import Notify
 from .worker_names import BATCH
 from .workers import build_worker
@@ -225,7 +226,7 @@ class Session:
             options.pop(name)
         return run_record(
             run=self.uuid,
-            command=self.options.command,
+            command=without_site(self.options.command),
             settings=options,
             seed=self.options.config.training.seed if "learn" in self.options.levels else None,
             model=model.description if model else None,

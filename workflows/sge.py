@@ -11,8 +11,9 @@ import attrs
 from pydra.engine.submitter import Submitter
 from pydra.workers.sge import SgeWorker
 
-from .batch import BatchJobs, Fate, merged
+from .batch import BatchJobs
 from .demand import Demand
+from .scheduler import Fate, merged
 
 __all__ = ["L2SSgeWorker", "Submitter"]
 
@@ -78,11 +79,14 @@ class L2SSgeWorker(BatchJobs, SgeWorker):  # type: ignore[misc]
         """Command that lists the jobs of this user."""
         return ["qstat", "-u", getpass.getuser()]
 
-    def living(self, said: str) -> frozenset[str]:
-        """Jobs that are waiting or running; one in the state of error does neither."""
+    def living(self, said: str) -> dict[str, str]:
+        """Jobs that are waiting or running; one in the state of error does neither.
+
+        ``qstat`` does not list their folders.
+        """
         rows = (line.split() for line in said.splitlines())
         jobs = ((row[0], row[4]) for row in rows if len(row) > 4 and row[0].isdecimal())
-        return frozenset(job for job, state in jobs if not state.startswith("E"))
+        return {job: "" for job, state in jobs if not state.startswith("E")}
 
     async def fate(self, job_id: str, demand: Demand) -> Fate | None:
         """Ask the accounting, which may take some seconds to know."""

@@ -12,8 +12,9 @@ import attrs
 from pydra.engine.submitter import Submitter
 from pydra.workers.slurm import SlurmWorker
 
-from .batch import BatchJobs, Fate, merged
+from .batch import BatchJobs
 from .demand import Demand
+from .scheduler import Fate, merged
 
 __all__ = ["L2SSlurmWorker", "Submitter"]
 
@@ -96,12 +97,12 @@ class L2SSlurmWorker(BatchJobs, SlurmWorker):  # type: ignore[misc]
 
     def listing(self) -> list[str]:
         """Command that lists the jobs of this user."""
-        return ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T"]
+        return ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%Z"]
 
-    def living(self, said: str) -> frozenset[str]:
-        """Jobs that are waiting or running."""
-        rows = (line.strip().split("|") for line in said.splitlines() if "|" in line)
-        return frozenset(row[0] for row in rows if row[1] in _GOING_ON)
+    def living(self, said: str) -> dict[str, str]:
+        """Jobs that are waiting or running, with their folders."""
+        rows = (line.strip().split("|", 2) for line in said.splitlines() if line.count("|") >= 2)
+        return {job_id: folder for job_id, state, folder in rows if state in _GOING_ON}
 
     async def fate(self, job_id: str, demand: Demand) -> Fate | None:
         """Ask the accounting, or else the controller, which knows jobs for some minutes."""

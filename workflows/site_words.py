@@ -1,0 +1,78 @@
+"""Words of a command that are about the site where it runs, and that records for others leave out.
+
+Accounts, projects, partitions and mail addresses say who computed where, not what was computed.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from .worker_names import WORKERS
+
+__all__ = ["PLACEHOLDER", "without_accounts", "without_site"]
+
+PLACEHOLDER = "<site>"
+"""Stands for what is left out."""
+_TEXT = {
+    name for known in WORKERS.values() for name, kind in known.items() if kind in (str, dict)
+} - {"gpu_args", "parallel_environment", "memory_resource"}
+_ACCOUNTS = ("--account", "--wckey", "--mail-user", "--reservation", "-A", "-P", "-M")
+"""Of ``sbatch`` and ``qsub``: account, project, mail address."""
+
+
+def without_site(command: Sequence[str]) -> tuple[str, ...]:
+    """Leave text out that a command line hands on to a scheduler or a job.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Command line of the application.
+
+    Examples
+    --------
+    >>> without_site(["l2s-pydra", "--worker-args", "sbatch_args=-A lab -p long", "max_jobs=9"])
+    ('l2s-pydra', '--worker-args', 'sbatch_args=<site>', 'max_jobs=9')
+    """
+    return tuple(_without_site(word) for word in command)
+
+
+def _without_site(word: str) -> str:
+    option, equals, rest = word.partition("=")
+    if option == "--worker-args":
+        return option + equals + _without_site(rest)
+    if word.lstrip().startswith("{"):
+        try:
+            table: dict[str, Any] = json.loads(word)
+        except ValueError:
+            return word
+        return json.dumps(
+            {key: PLACEHOLDER if key in _TEXT else value for key, value in table.items()}
+        )
+    return f"{option}={PLACEHOLDER}" if equals and option.partition(".")[0] in _TEXT else word
+
+
+def without_accounts(command: Sequence[str]) -> list[str]:
+    """Leave accounts, projects and mail addresses out of a command of a scheduler.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Its name and arguments.
+
+    Examples
+    --------
+    >>> without_accounts(["sbatch", "--account=lab", "-A", "lab", "-Alab", "-p", "long", "job.sh"])
+    ['sbatch', '--account=<site>', '-A', '<site>', '-A<site>', '-p', 'long', 'job.sh']
+    """
+    shown: list[str] = []
+    for word in command:
+        long, equals, _ = word.partition("=")
+        if shown and shown[-1] in _ACCOUNTS:
+            shown.append(PLACEHOLDER)
+        elif equals and long in _ACCOUNTS:
+            shown.append(f"{long}={PLACEHOLDER}")
+        elif word[:2] in _ACCOUNTS and len(word) > 2:
+            shown.append(word[:2] + PLACEHOLDER)
+        else:
+            shown.append(word)
+    return shown
