@@ -6,12 +6,14 @@ If one of the tests of Pydra fails after an upgrade, the workaround named beside
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -25,6 +27,8 @@ from pydra.workers.cf import ConcurrentFuturesWorker
 from pydra.workers.sge import SgeWorker
 from pydra.workers.slurm import SlurmWorker
 
+from l2s_pydra.errors import JobError
+from l2s_pydra.tasks import Resources
 from l2s_pydra.workflows import batch_job
 from l2s_pydra.workflows.engine import outcome_of
 from l2s_pydra.workflows.engine import run as run_around
@@ -51,6 +55,11 @@ def FailOnTwo(value: int) -> int:
 @python.define(outputs=["value"])
 def Note(value: int, folder: str) -> int:
     (Path(folder) / str(value)).touch()
+    return value
+
+
+@python.define(outputs=["value"])
+def Threaded(value: int, resources: Resources) -> int:
     return value
 
 
@@ -126,28 +135,32 @@ def test_one_failure_in_a_split_stops_what_follows_for_all(tmp_path):
     assert sorted(path.name for path in (tmp_path / "each").iterdir()) == ["1", "3"]
 
 
-def test_pydra_cannot_run_a_node_again_over_its_result(tmp_path):
-    """Therefore nothing here asks for rerun; entries are removed instead."""
-    task = Simple(value=1, folder=str(tmp_path))
-    options = {"raise_errors": False, "rerun": True}
-    outcomes = []
-    for _ in range(2):
-        (tmp_path / "1").unlink(missing_ok=True)
-        outcomes.append(submit(task, tmp_path / "cache", Late, **options).outputs)
-    sources = [*(ROOT / "workflows").glob("*.py")]
-    assert not [path.name for path in sources if "rerun=True" in path.read_text(encoding="utf-8")]
-    # The node is taken for done before it is run: its result may be gone when it is asked for.
-    assert not (tmp_path / "1").exists() or outcomes[1] is not None
+class InOrder(Inline):
+    """Starts the task of one value late, and notes the order."""
 
-
-class Late(Inline):
-    """As a process would be: the result of before is still there when the job is looked at."""
-
-    _plugin_name = "late"
+    _plugin_name = "in-order"
+    order: ClassVar[list[str]] = []
 
     async def run(self, job, rerun=False):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5 if (type(job.task), job.task.value) == (FailOnTwo, 3) else 0)
+        self.order.append(f"{type(job.task).__name__} {job.task.value}")
         return job.run(rerun=rerun)
+
+
+def test_pydra_takes_results_of_before_for_those_of_a_rerun(tmp_path):
+    """Therefore nothing here asks for rerun; entries are removed instead."""
+    task = InARow(values=[1, 3], folder=str(tmp_path))
+    orders = []
+    for rerun in (False, True):
+        InOrder.order.clear()
+        submit(task, tmp_path / "cache", InOrder, raise_errors=False, rerun=rerun)
+        orders.append(list(InOrder.order))
+    first, again = orders
+    assert first.index("FailOnTwo 3") < min(first.index("Note 1"), first.index("Note 3"))
+    # What follows runs on the old result, which is deleted under it when the task is run.
+    assert again.index("FailOnTwo 3") > again.index("Note 1")
+    sources = [*(ROOT / "workflows").glob("*.py")]
+    assert not [path.name for path in sources if "rerun=True" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.skipif(
@@ -161,15 +174,6 @@ def test_cf_forks_and_ours_does_not():
     process = L2SWorker(n_procs=1, gpus=0)._start(())
     assert process.pool._mp_context.get_start_method() == "forkserver"
     process.end()
-
-
-def test_pydras_workers_know_no_resources():
-    """Therefore ours read them from the task."""
-    assert {field.name for field in attrs.fields(ConcurrentFuturesWorker)} == {
-        *("loop", "n_procs", "pool"),
-    }
-    slurm = {field.name for field in attrs.fields(SlurmWorker)}
-    assert slurm == {"loop", "poll_delay", "sbatch_args", "error"}
 
 
 def test_workers_cannot_be_imported_first():
@@ -266,9 +270,9 @@ def alive(pid):
 def a_job(tmp_path):
     """Make a job and a way to run it by a worker."""
 
-    def a_job(worker, value=1):
+    def a_job(worker, value=1, task=None):
         submitter = stack.enter_context(Submitter(cache_root=tmp_path / "cache", worker=worker))
-        job = Job(FailOnTwo(value=value), submitter=submitter, name="job")
+        job = Job(task or FailOnTwo(value=value), submitter=submitter, name="job")
 
         def run():
             return submitter.loop.run_until_complete(asyncio.wait_for(worker.run(job), 20))
@@ -304,6 +308,28 @@ def test_pydra_takes_silence_for_an_end(tmp_path, commands, a_job):
     commands(sbatch="echo Submitted batch job 7", squeue=GONE, sacct="echo '7 COMPLETED 0:0'")
     _, run = a_job(SlurmWorker(poll_delay=0))
     assert run()
+
+
+def test_pydras_workers_know_no_resources(commands, a_job):
+    """Therefore ours read them from the task."""
+    counted = {field.name for field in attrs.fields(ConcurrentFuturesWorker)}
+    assert counted == {"loop", "n_procs", "pool"}
+    asked = {}
+    for worker in (SlurmWorker(poll_delay=0), L2SSlurmWorker(poll_delay=0, result_delay=0)):
+        called = commands(
+            sbatch="echo Submitted batch job 7; echo 7",
+            squeue="",
+            sacct="case $* in *Reason*) echo 'FAILED|1:0|None';; *) echo '7 COMPLETED 0:0';; esac",
+        )
+        for threads in (1, 6):
+            task = Threaded(value=1, resources=Resources(threads=threads, device="cpu"))
+            _, run = a_job(worker, task=task)
+            with contextlib.suppress(JobError):
+                run()
+        submissions = [line for line in called() if line.startswith("sbatch")][-2:]
+        asked[type(worker)] = [re.findall(r"--cpus-per-task=\d+", line) for line in submissions]
+    assert asked[SlurmWorker] == [[], []]
+    assert asked[L2SSlurmWorker] == [["--cpus-per-task=1"], ["--cpus-per-task=6"]]
 
 
 def test_pydra_submits_cancelled_jobs_again(tmp_path, commands, a_job):

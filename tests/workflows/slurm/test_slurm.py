@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,7 +222,14 @@ RUN = """
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+SBATCH = """\
+#!/bin/sh
+{real} "$@"
+kill -KILL $PPID
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed", "killed while it submits"])
 def test_jobs_of_a_parent_that_ends(tasks, slurm, tmp_path, how):
     """Interrupted, it takes its jobs along; killed, they go on, and the next run waits for them."""
     (tmp_path / "parent.py").write_text(textwrap.dedent(RUN))
@@ -229,30 +237,37 @@ def test_jobs_of_a_parent_that_ends(tasks, slurm, tmp_path, how):
     command = [sys.executable, "parent.py", f"slow:{started}"]
     before = last_job(slurm)
 
-    def start():
+    def start(**variables):
         return subprocess.Popen(
             command,
             cwd=tmp_path,
-            env={**slurm, "NO_ET": "1"},
+            env={**slurm, "NO_ET": "1", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
-    parent = start()
-    until = time.monotonic() + 60
-    while not started.exists():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    parent.send_signal(how)
+    if how == "killed while it submits":
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "sbatch").write_text(SBATCH.format(real=shutil.which("sbatch")))
+        (tmp_path / "bin" / "sbatch").chmod(0o755)
+        parent = start(PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+        assert parent.wait(60) == -signal.SIGKILL
+    else:
+        parent = start()
+        until = time.monotonic() + 60
+        while not started.exists():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        parent.send_signal(signal.SIGINT if how == "interrupted" else signal.SIGKILL)
     parent.communicate(timeout=60)
     alive = ask(slurm, "squeue", "-h", "-o", "%A")
-    assert bool(alive) == (how == signal.SIGKILL)
+    assert bool(alive) == (how != "interrupted")
     said, error = start().communicate(timeout=100)
     assert said.startswith("done"), error
     states = [row[0] for n, row in jobs(slurm, "State").items() if n > before]
-    if how == signal.SIGKILL:
-        assert states == ["COMPLETED"]  # one job in all
-    else:
+    if how == "interrupted":
         assert states == ["CANCELLED by 0", "COMPLETED"]
+    else:
+        assert states == ["COMPLETED"]  # one job in all
