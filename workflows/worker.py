@@ -36,6 +36,8 @@ from .ledger import Ledger
 
 __all__ = ["L2SWorker", "NotStartedError", "Submitter", "log_of", "run_pickled"]
 
+_GRACE_S = 60.0
+"""How long a process without a parent may take to write a checkpoint."""
 Prepare = Callable[[], None]
 Notify = Callable[[Any, float, Exception | None], None]
 
@@ -271,5 +273,8 @@ def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
+        # A training writes a checkpoint first; everything else ends at once.
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE_S)
         logging.shutdown()
         os._exit(1)

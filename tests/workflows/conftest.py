@@ -130,14 +130,14 @@ def app(environment, tmp_path_factory):
 @pytest.fixture
 def start(environment, start_in):
     """Start the application without waiting for it."""
-    return lambda *arguments: start_in(environment, *arguments)
+    return lambda *arguments, **details: start_in(environment, *arguments, **details)
 
 
 @pytest.fixture
 def start_in(tmp_path):
     """Start the application in an environment."""
 
-    def start_in(environment, data, output, work, *arguments):
+    def start_in(environment, data, output, work, *arguments, **details):
         return subprocess.Popen(
             command(data, output, work, *arguments),
             env=environment,
@@ -146,6 +146,7 @@ def start_in(tmp_path):
             text=True,
             # Whoever runs the tests in the background may ignore it, and what it starts, too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **details,
         )
 
     return start_in

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,25 @@ def test_an_interrupted_training_goes_on(start, app, phantom, tmp_path, number, 
     assert "resuming at step" in run.said
     assert len(list(out.glob("models/*"))) == 1
     assert not list((work / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_checkpoint_is_written_when_all_processes_are_ended(start, phantom, tmp_path, number):
+    """Schedulers signal every process of a job; the training must not follow its parent at once."""
+    work = tmp_path / "work"
+    steps = ("--set", "training.steps=100000", "--set", "training.checkpoint_every=100000")
+    arguments = (phantom, tmp_path / "out", work, "learn", *steps)
+    with start(*arguments, start_new_session=True) as process:
+        for line in process.stderr:
+            if "step 1 of" in line:
+                break
+        if number == signal.SIGTERM:
+            os.killpg(process.pid, number)
+        else:
+            process.kill()
+        process.stderr.read()  # until the last process has closed it
+        process.wait(timeout=30)
+    assert list((work / "checkpoints").glob("*/training.safetensors"))
 
 
 def test_a_model_is_chosen_by_name(copied, app, phantom, model):
