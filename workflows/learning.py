@@ -132,7 +132,8 @@ def preview(session: Session) -> list[Failure]:
     """
     options = session.options
     inputs = learn_inputs(session, attrs.evolve(find_training_set(session), test=()))
-    del inputs["segmentation"], inputs["start_from"]
+    del inputs["segmentation"]
+    inputs.pop("start_from", None)
     inputs["code_version"] = code_version(without=("bids",))
     resources = Resources(device=options.device, threads=session.threads)
     task = Preview(**inputs, count=options.preview, resources=resources)
@@ -257,6 +258,7 @@ def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
     start = None
     if options.start_from is not None:
         start = find_model(options.start_from, options.output_dir, option="--start-from").folder
+    held_out = [record.path for record in training_set.validation_maps]
     return {
         "images": [image.path for image, _ in pairs],
         "labels": [labels for _, labels in pairs],
@@ -267,10 +269,11 @@ def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
         "real_table": training_set.real_table,
         "maps_table": training_set.maps_table,
         "label_mapping": options.label_mapping,
-        "validation_maps": [record.path for record in training_set.validation_maps],
-        "start_from": start,
         "segmentation": options.segmentation or _segmentation(named_after),
         "code_version": code_version(without=("bids", "reports")),
+        # Comparisons have neither, and know no such inputs.
+        **({"validation_maps": held_out} if held_out else {}),
+        **({"start_from": start} if start else {}),
     }
 
 

@@ -66,6 +66,8 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
         # What is done is published, also when the run is interrupted.
         jobs.gather()
         register.close()
+    if isinstance(register.unwritten, OSError):
+        raise register.unwritten
     return register.failures
 
 

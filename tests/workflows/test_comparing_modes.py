@@ -1,5 +1,6 @@
 """Comparisons from end to end, as a user calls them, with trainings that learn next to nothing."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from l2s_pydra.bids.publishing import OutputFolder
 from l2s_pydra.errors import DatasetError, LabelError
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.workflows import comparing_modes
@@ -145,6 +147,18 @@ def planned(command_line, tmp_path):
             return session, plan(session)
 
     return planned
+
+
+@pytest.fixture
+def opened():
+    """Give sessions that may write to their output folders, for the time of a test."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(session):
+            folder = OutputFolder.open(session.options.output_dir, session.uuid)
+            return attrs.evolve(session, folder=stack.enter_context(folder))
+
+        yield opened
 
 
 def test_one_failed_run_of_a_cross_validation_stops_no_other(planned, app, phantom, tmp_path):
@@ -326,10 +340,11 @@ def test_images_that_cannot_be_opened_are_left_out(planned, data):
 
 
 def test_what_fails_after_training_stops_no_other(
-    compared, planned, phantom, tmp_path, monkeypatch
+    compared, planned, opened, phantom, tmp_path, monkeypatch
 ):
     shutil.copytree(compared.work, tmp_path / "work", symlinks=True)
     session, found = planned(phantom, *TWICE, *TEST)
+    session = opened(session)
     bad = Path(outcome_of([found.runs[0].learn], session.cache).outputs.model)
 
     def stage(session, folder):

@@ -28,11 +28,11 @@ def test_the_page_is_in_the_output_folder(shown):
     assert json.loads((folder / "priors.json").read_text())
     assert len(list((folder / "figures").glob("wide-*.png"))) == 3
     assert "preview/index.html" in shown.said
-    assert not list(shown.output.rglob(".*"))
+    assert [path.name for path in shown.output.rglob(".*")] == [".l2s_pydra"]
 
 
 def test_nothing_is_trained_and_the_run_is_recorded(shown):
-    assert {path.name for path in shown.output.iterdir()} == {"preview", "logs"}
+    assert {path.name for path in shown.output.iterdir()} == {".l2s_pydra", "preview", "logs"}
     (record,) = shown.output.glob("logs/*/l2s_pydra.toml")
     assert "preview = 3" in record.read_text()
     assert not (shown.work / "checkpoints").exists()
