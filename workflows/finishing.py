@@ -179,21 +179,25 @@ class Register:
 
     def refresh(self, participant: str) -> None:
         """Write a page anew that is missing or altered, from what is kept of the participant."""
-        from l2s_pydra.steps.report import refresh_participant
-
         try:
             with _staged(self.session, participant) as mine:
-                refresh_participant(
-                    participant=participant,
-                    output_dir=mine.options.output_dir,
-                    groups=self.groups,
-                    out_file=mine.path("participant_page", participant=participant),
-                    bids_dir=mine.options.bids_dir,
-                )
+                self._stage_page(mine, participant)
                 self.session.output.publish(mine.stage)
                 self._publish_provenance(mine, participant)
         except (L2SError, OSError) as error:
             _log.error("%s.html: cannot be written (%s)", participant, error)
+
+    def _stage_page(self, mine: Session, participant: str) -> None:
+        """Stage the page of a participant from what is kept."""
+        from l2s_pydra.steps.report import refresh_participant
+
+        refresh_participant(
+            participant=participant,
+            output_dir=mine.options.output_dir,
+            groups=self.groups,
+            out_file=mine.path("participant_page", participant=participant),
+            bids_dir=mine.options.bids_dir,
+        )
 
     def _check_unchanged(self, todo: Todo) -> None:
         path = todo.image.path
@@ -227,6 +231,7 @@ class Register:
                 entities=image.entities,
                 source=image.relative_path,
                 segmentation=self.model.segmentation,
+                published=[file.name for file in ready],
             )
             output.remove(gone)
             self._set(status)
@@ -235,6 +240,8 @@ class Register:
             ):  # colours of the page, where the page looks first
                 write_text(mine.stage / table.relative_to(tree), table.read_text(encoding="utf-8"))
             self._stage_participant(mine, image.participant, [Path(outcome.outputs.summary)])
+            if gone and not page:
+                self._stage_page(mine, image.participant)
             output.commit([*ready, *output.prepare(mine.stage)], [entry])
             self._publish_provenance(mine, image.participant)
 

@@ -1,7 +1,7 @@
 """What an earlier model wrote for an image, beside the outputs of a later one."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def remove_leftovers(
     entities: Mapping[str, str],
     source: str,
     segmentation: str,
+    published: Collection[str] | None = None,
 ) -> list[Path]:
     """Remove outputs of an image that another model wrote under the same segmentation.
 
@@ -33,12 +34,12 @@ def remove_leftovers(
     does not ask for them. If its model is another one, they would contradict the new label map.
     Only files whose sidecar names the image as its source, and another model, are removed, with
     their sidecars and label tables; masks, whose names do not tell the segmentation, if theirs is the
-    model of other files that are removed.
+    model of other files under it; and the figure, which has no sidecar, if there are such files.
 
     Parameters
     ----------
     tree : Path
-        Staged tree of the image, which was published.
+        Staged tree of the image.
     output_dir : Path
         Root of the derivative.
     entities : mapping
@@ -47,6 +48,8 @@ def remove_leftovers(
         Path of the image below the raw data set.
     segmentation : str
         ``seg`` entity of the outputs.
+    published : collection of str, optional
+        Files of the tree that are published, by their paths below it, if that is not all.
 
     Returns
     -------
@@ -58,24 +61,34 @@ def remove_leftovers(
     DatasetError
         If a file cannot be removed.
     """
+    tree, output_dir = Path(tree), Path(output_dir)
     dseg = derivative_path(entities, IMAGE_OUTPUTS["dseg_json"], segmentation=segmentation)
-    current = _read(Path(tree) / dseg).get("ModelSHA256")
+    current = _read(tree / dseg).get("ModelSHA256")
     if not current:
         return []
     rows = [row for row in IMAGE_OUTPUTS.values() if row.extension == ".json"]
     former: set[str] = set()
-    removed: list[Path] = []
+    stale: list[Path] = []
     for row in sorted(rows, key=lambda row: not row.segmented):
-        for sidecar in _sidecars(row, Path(output_dir), entities, segmentation):
+        for sidecar in _sidecars(row, output_dir, entities, segmentation):
             written = _read(sidecar)
             model = str(written.get("ModelSHA256", ""))
             mine = f"bids:raw:{source}" in (written.get("Sources") or ())
-            staged = (Path(tree) / sidecar.relative_to(output_dir)).exists()
             another = model not in ("", current) and (row.segmented or model in former)
-            if mine and another and not staged:
+            if mine and another:
                 former.add(model)
-                removed += _remove(sidecar)
-    return removed
+                stale += _with_data(sidecar)
+    figure = derivative_path(entities, IMAGE_OUTPUTS["figure"], segmentation=segmentation)
+    # First, as nothing would tell of it any more once the others are gone.
+    stale = [output_dir / figure, *stale] if former else []
+    new = _files(tree) if published is None else published
+    old = (path for path in stale if path.relative_to(output_dir).as_posix() not in new)
+    return [path for path in old if _remove(path)]
+
+
+def _files(tree: Path) -> set[str]:
+    paths = (path for path in tree.rglob("*") if path.is_file())
+    return {path.relative_to(tree).as_posix() for path in paths}
 
 
 def _sidecars(
@@ -101,18 +114,22 @@ def _read(sidecar: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _remove(sidecar: Path) -> list[Path]:
-    """Remove a sidecar and what it belongs to."""
+def _with_data(sidecar: Path) -> list[Path]:
+    """Files that a sidecar belongs to, and the sidecar, which tells of them, last."""
     stem = sidecar.name.removesuffix(".json")
-    paths = [*(sidecar.with_name(stem + extension) for extension in _DATA), sidecar]
-    there = [path for path in paths if path.exists() or path.is_symlink()]
+    return [*(sidecar.with_name(stem + extension) for extension in _DATA), sidecar]
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file; tell whether it was there."""
     try:
-        for path in there:
-            path.unlink()
+        path.unlink()
+    except FileNotFoundError:
+        return False
     except OSError as error:
         raise DatasetError(
-            f"{sidecar}: of an earlier model, cannot be removed ({error.strerror or error}); "
+            f"{path}: of an earlier model, cannot be removed ({error.strerror or error}); "
             "check permissions, then run again"
         ) from error
-    logger.info("%s: removed, an earlier model made it", sidecar.with_name(stem))
-    return there
+    logger.info("%s: removed, an earlier model made it", path)
+    return True

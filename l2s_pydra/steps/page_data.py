@@ -39,7 +39,8 @@ class PageData:
     def read(cls, participant: str, output_dir: Path, bids_dir: Path | None = None) -> "PageData":
         """Read what is kept of a participant; a warning tells what cannot be read, and is left out.
 
-        Nothing is kept of segmentations that are gone, nor of failures of images that are gone.
+        Nothing is kept of segmentations whose label map or figure is gone (as after
+        :func:`~l2s_pydra.steps.leftovers.remove_leftovers`), nor of failures of images that are gone.
 
         Parameters
         ----------
@@ -65,7 +66,7 @@ class PageData:
         images = _whole(path, enumerate(values["images"], 1), IMAGE, "image")
         failures = _whole(path, enumerate(values["failures"], 1), FAILURE, "failure")
         return cls(
-            images=[image for _, image in images if (output_dir / image["dseg"]).is_file()],
+            images=[image for _, image in images if _is_there(image, output_dir)],
             failures=[failure for _, failure in failures if not _is_gone(failure, bids_dir)],
             runs=dict(_whole(path, values["runs"].items(), RUN, "run")),
         )
@@ -147,6 +148,14 @@ def _whole(
             logger.warning("%s: %s; it is left out of the page", path, fault)
         else:
             yield name, entry
+
+
+def _is_there(image: Mapping[str, Any], output_dir: Path) -> bool:
+    """Whether what the page shows of an image is still there."""
+    figure = image["figure"]
+    return (output_dir / image["dseg"]).is_file() and (
+        not figure or (output_dir / figure).is_file()
+    )
 
 
 def _is_gone(failure: Mapping[str, Any], bids_dir: Path | None) -> bool:

@@ -17,7 +17,7 @@ SOURCE = "sub-01/anat/sub-01_T1w.nii.gz"
 def publish_by(tmp_path):
     """Publish outputs of a model, and take away what others left."""
 
-    def publish_by(model, *keys, network=(), source=SOURCE, segmentation="x", entities=ENTITIES):
+    def publish_by(model, *keys, network=(), source=SOURCE, segmentation="x", entities=ENTITIES, only=None):
         tree = tmp_path / f"tree-{model}-{segmentation}-{len(source)}"
         rows = [IMAGE_OUTPUTS[key] for key in keys]
         rows += [on_network_grid(IMAGE_OUTPUTS[key], 4.0) for key in network]
@@ -26,13 +26,19 @@ def publish_by(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             said = {"Sources": [f"bids:raw:{source}"], "ModelSHA256": model}
             path.write_text(json.dumps(said) if row.sidecar else model)
-        shutil.copytree(tree, tmp_path / "out", dirs_exist_ok=True)
+        chosen = only(tree) if only else None
+        for path in tree.rglob("*.*"):
+            name = path.relative_to(tree).as_posix()
+            if chosen is None or name in chosen:
+                (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / "out" / name)
         return remove_leftovers(
             tree=tree,
             output_dir=tmp_path / "out",
             entities=entities,
             source=source,
             segmentation=segmentation,
+            published=chosen,
         )
 
     return publish_by
@@ -66,6 +72,29 @@ def test_what_the_same_model_made_before_stays(publish_by, files):
     before = files()
     assert publish_by("A", *DSEG) == []
     assert files() == before
+
+
+ALL = (*DSEG, *ENTROPY, "morph", "morph_json", "figure")
+
+
+def only_labels(tree):
+    paths = (path for path in tree.rglob("*_dseg.*") if path.suffix != ".png")
+    return {p.relative_to(tree).as_posix() for p in paths if "_res-" not in p.name}
+
+
+def test_what_is_not_published_replaces_nothing(publish_by, files):
+    """The tree of a second model holds everything, of which label maps only are published."""
+    publish_by("A", *ALL, network=DSEG)
+    labels = [name for name in files() if "_res-" not in name and "_dseg." in name]
+    publish_by("B", *ALL, network=DSEG, only=only_labels)
+    assert files() == [name for name in labels if not name.endswith(".png")]
+    assert publish_by("B", *ALL, only=only_labels) == []
+
+
+def test_a_figure_of_the_same_model_or_of_nobody_stays(publish_by, files):
+    publish_by("A", *ALL)
+    publish_by("A", *ALL, only=only_labels)
+    assert any(name.endswith(".png") for name in files())
 
 
 def test_other_segmentations_images_and_hands_stay(publish_by, files, tmp_path):
