@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from l2s_pydra.workflows.segmenting import DECIDES_NO_SEGMENTATION
+from l2s_pydra.workflows.session import _TELLS
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"l2s_pydra": ROOT / "l2s_pydra", "l2s_pydra.workflows": ROOT / "workflows"}
 
@@ -119,6 +122,36 @@ def test_torch_is_imported_when_it_is_needed(where, path, package):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     roots = {name.split(".")[0] for name in imports(tree, package, lazy=False)}
     assert not roots & {"torch", "matplotlib", "bids"}
+
+
+def reached(start: str) -> set[str]:
+    """Modules below the package that a module imports, and those that these import, as paths."""
+    root, found, todo = PACKAGES["l2s_pydra"], set(), [start]
+    while todo:
+        module = todo.pop()
+        if module in found:
+            continue
+        found.add(module)
+        package = ".".join(["l2s_pydra", *Path(module).parts[:-1]])
+        for name in imports(ast.parse((root / module).read_text(encoding="utf-8")), package):
+            parts = name.split(".")[1:] if name.startswith("l2s_pydra.") else []
+            places = [Path(*parts[:n], "__init__.py") for n in range(1, len(parts) + 1)]
+            places += [Path(*parts[:n]).with_suffix(".py") for n in range(1, len(parts) + 1)]
+            todo += [place.as_posix() for place in places if (root / place).is_file()]
+    return found
+
+
+def test_what_a_task_imports_is_in_the_code_version():
+    found = reached("tasks/__init__.py")
+    assert {"steps/learn.py", "steps/segment.py", "steps/assess.py"} <= found
+    assert not found & _TELLS
+
+
+def test_what_segments_knows_nothing_of_training():
+    """So that another training method leaves segmentations as they are."""
+    found = reached("steps/segment.py")
+    assert {"bids/derivatives.py", "segmentation/tiles.py", "images/conform.py"} <= found
+    assert not {module.split("/")[0] for module in found} & set(DECIDES_NO_SEGMENTATION)
 
 
 def test_the_reader_sees_every_kind_of_import():

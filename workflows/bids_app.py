@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,7 +189,14 @@ def _levels(session: "Session") -> int:
         failures += group(session, model, failures)
     for page in _pages(options, model):
         _log.info("to look at: %s", page)
-    return ExitCode.FAILED if failures else 0
+    return _code_of(failures)
+
+
+def _code_of(failures: "Sequence[Failure]") -> int:
+    """Exit code of a run that went to its end: that nothing could be written tells the most."""
+    if any(issubclass(failure.outcome.kind or Exception, OutputError) for failure in failures):
+        return ExitCode.IO
+    return ExitCode.FAILED if failures else ExitCode.OK
 
 
 def _pages(options: Options, model: "ModelFiles | None") -> list[Path]:

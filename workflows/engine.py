@@ -83,12 +83,13 @@ def claim(work_dir: Path, *, clean: bool = False) -> Iterator[Path]:
         alone = _lock(handle, exclusive=True)
         if clean:
             _clean(work_dir, alone)
-        cache.mkdir(parents=True, exist_ok=True)
         if alone:
             shutil.rmtree(hashes, ignore_errors=True)
             for lock in cache.glob("*.lock"):
                 lock.unlink(missing_ok=True)
-        _lock(handle, exclusive=False)
+        # The kernel lets go before it locks anew: another run may come in between, and clean.
+        _lock(handle, exclusive=False, wait=True)
+        cache.mkdir(parents=True, exist_ok=True)
         mine.mkdir(parents=True, exist_ok=True)
         os.environ["PYDRA_HASH_CACHE"] = str(mine)
         try:
@@ -108,13 +109,13 @@ def _clean(work_dir: Path, alone: bool) -> None:
             shutil.rmtree(work_dir / name)
 
 
-def _lock(handle: Any, *, exclusive: bool) -> bool:
-    """Lock an open file without waiting; the kernel lets go when the process ends."""
+def _lock(handle: Any, *, exclusive: bool, wait: bool = False) -> bool:
+    """Lock an open file; the kernel lets go when the process ends."""
     try:
         import fcntl
 
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
     except (ImportError, OSError):  # Windows; or another run; or a file system without locks
         return False
     return True

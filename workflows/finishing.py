@@ -16,7 +16,7 @@ from l2s_pydra.bids.entities import ImageRecord
 from l2s_pydra.bids.manifest import ImageEntry
 from l2s_pydra.bids.prov import participant_prov
 from l2s_pydra.bids.provenance import now
-from l2s_pydra.errors import ImageError, L2SError
+from l2s_pydra.errors import ImageError, L2SError, OutputError
 from l2s_pydra.steps.leftovers import remove_leftovers
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS
 
@@ -124,9 +124,9 @@ class Register:
         try:
             self._check_unchanged(todo)
             self._publish_image(todo, outcome, status)
-        except (L2SError, OSError):
+        except (L2SError, OSError) as error:
             self.statuses.pop(image.relative_path, None)
-            self.failed(image, Outcome(traceback=traceback.format_exc()))
+            self.failed(image, _outcome_of(error))
 
     def failed(self, image: ImageRecord, outcome: Outcome, *, log: str = "") -> None:
         """Record an image that could not be segmented."""
@@ -166,7 +166,7 @@ class Register:
             self._close(dict(counts))
         except (L2SError, OSError) as error:
             _log.error("the record of the run cannot be written: %s", error)
-            outcome = Outcome(traceback=traceback.format_exc())
+            outcome = _outcome_of(error)
             self.failures.append(
                 Failure(name="record", file="logs", outcome=outcome, reason=outcome.reason)
             )
@@ -298,7 +298,11 @@ class Register:
                     self.session.output.publish(mine.stage)
         kept = [s.image for s in self.statuses.values() if s.what in ("done", "restored", "reused")]
         with self.session.output.locked():
-            self.session.describe(self.model, images=[image.entities for image in kept])
+            self.session.describe(
+                self.model,
+                images=[image.entities for image in kept],
+                participants={image.participant for image in self.images},
+            )
             self.session.stage_record({**self.record, "images": counts})
             write_text(self.session.path("run_images"), self._table())
             self.session.publish()
@@ -339,6 +343,18 @@ class Register:
         self._logs[who] = self._logs.get(who, "") + f"{words}\n"
         if not quiet:
             _log.log(logging.WARNING if status.what == "skipped" else logging.INFO, "%s", words)
+
+
+def _outcome_of(error: L2SError | OSError) -> Outcome:
+    """Outcome of what was made and could not be published; the class tells the exit code."""
+    if isinstance(error, L2SError):
+        return Outcome(traceback="".join(traceback.format_exception(error)))
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    said = (
+        f"{error.filename or 'a file'}: cannot be written ({error.strerror or error}); "
+        "check permissions and free space, then run again"
+    )
+    return Outcome(traceback=f"{frames}{OutputError.__module__}.{OutputError.__name__}: {said}\n")
 
 
 @contextlib.contextmanager

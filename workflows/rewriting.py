@@ -4,8 +4,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from l2s_pydra.bids.known_uses import known_uses
 from l2s_pydra.bids.methods import write_methods
-from l2s_pydra.bids.uses import find_uses
 from l2s_pydra.errors import DatasetError
 
 from .comparing import rewrite_group
@@ -68,26 +68,34 @@ def _models(session: Session) -> None:
 
 
 def _participants(session: Session) -> None:
-    from l2s_pydra.steps.report import refresh_participants
+    from l2s_pydra.steps.page_data import PageData
+    from l2s_pydra.steps.report import read_groups, refresh_participant
 
     options = session.options
-    pages = refresh_participants(
-        output_dir=options.output_dir,
-        tables=sorted(options.output_dir.glob("seg-*_morph.tsv")),
-        out_dir=session.stage,
-        bids_dir=options.bids_dir,
-    )
+    groups = read_groups(options.output_dir)
+    recorded = options.output_dir.glob(str(PageData.place("sub-*", Path())))
+    people = sorted(path.relative_to(options.output_dir).parts[0] for path in recorded)
     if options.participants is not None:
-        asked = {f"sub-{label}.html" for label in options.participants}
-        for page in [page for page in pages if page.name not in asked]:
-            page.unlink()
-            pages.remove(page)
-    if not pages:
+        people = [who for who in people if who.removeprefix("sub-") in options.participants]
+    stage = session.stage.with_name(f"{session.uuid}-page")
+    for who in people:
+        # Another run may segment this participant: its page is read, made and published as one.
+        with session.output.locked():
+            refresh_participant(
+                participant=who,
+                output_dir=options.output_dir,
+                groups=groups,
+                out_file=stage / f"{who}.html",
+                bids_dir=options.bids_dir,
+            )
+            session.publish(stage)
+        shutil.rmtree(stage)
+    if not people:
         raise DatasetError(
             f"{options.output_dir}: has no record of such participants; "
             "run the level participant first"
         )
-    _log.info("%d page(s) of participants", len(pages))
+    _log.info("%d page(s) of participants", len(people))
 
 
 def rewrite_methods(session: Session) -> str:
@@ -111,10 +119,12 @@ def rewrite_methods(session: Session) -> str:
     options = session.options
     named = options.model
     models = [] if named is None else [find_model(named, options.output_dir)]
-    if not find_uses(options.output_dir):
+    with session.output.locked():
+        uses = known_uses(options.output_dir)
+    if not uses:
         models = models or _only_models(options.output_dir)
     paths = write_methods(
-        session.stage, options.output_dir, models=[model.description for model in models]
+        session.stage, options.output_dir, models=[model.description for model in models], uses=uses
     )
     session.publish()
     return paths[0].read_text(encoding="utf-8")

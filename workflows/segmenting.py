@@ -27,9 +27,11 @@ from .segment import SegmentImage, SegmentImages
 from .session import Failure, Session, code_version
 from .worker import NotStartedError, log_of
 
-__all__ = ["check_model", "participant", "shared_inputs", "unreadable"]
+__all__ = ["DECIDES_NO_SEGMENTATION", "check_model", "participant", "shared_inputs", "unreadable"]
 
 _log = logging.getLogger(__name__)
+DECIDES_NO_SEGMENTATION = ("augmentation", "bilevel", "synthesis")
+"""Folders of the package that only trainings need."""
 
 
 def participant(session: Session, model: ModelFiles) -> list[Failure]:
@@ -126,7 +128,7 @@ def shared_inputs(options: Options, model: ModelFiles) -> dict[str, Any]:
         "flip": options.flip,
         "test_time_draws": options.test_time_draws,
         "model_in_dataset": model.is_in(options.output_dir),
-        "code_version": code_version(),
+        "code_version": code_version(without=DECIDES_NO_SEGMENTATION),
     }
 
 
@@ -138,6 +140,8 @@ class _Jobs:
     shared: dict[str, Any]
     register: Register
     _open: dict[str, Todo] = attrs.field(factory=dict, init=False)
+    _stopped_by: Exception | None = attrs.field(default=None, init=False)
+    """Why the workflow failed as a whole; of an image that left nothing, all there is to know."""
 
     def run(self, todo: Sequence[Todo]) -> None:
         """Segment what is not in the cache."""
@@ -189,7 +193,7 @@ class _Jobs:
                 **self.shared,
             )
             parts = [task for job in jobs for task in self._tasks(job)]
-            engine.run(workflow, parts, self.session.cache, worker)
+            self._stopped_by = engine.run(workflow, parts, self.session.cache, worker)
         finally:
             shutil.rmtree(log_dir, ignore_errors=True)
 
@@ -247,7 +251,7 @@ class _Jobs:
     def gather(self) -> None:
         """Publish what was done and did not come to be published."""
         for job in list(self._open.values()):
-            outcome = engine.outcome_of(self._tasks(job), self.session.cache)
+            outcome = engine.outcome_of(self._tasks(job), self.session.cache, self._stopped_by)
             if outcome.outputs is not None:
                 self._done(job, outcome)
             elif outcome.reason == f"RuntimeError: {engine.NOT_RUN}":

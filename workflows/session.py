@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ import attrs
 from l2s_pydra.bids.dataset import ImageRecord, find_images, read_filters
 from l2s_pydra.bids.derivatives import dataset_path, write_json, write_text
 from l2s_pydra.bids.description import describe_dataset
+from l2s_pydra.bids.known_uses import known_uses
 from l2s_pydra.bids.provenance import run_record, scrub_text, to_toml, versions
 from l2s_pydra.bids.publishing import OutputFolder
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, bidsignore
@@ -32,6 +33,16 @@ __all__ = ["Failure", "Session", "code_version"]
 _log = logging.getLogger(__name__)
 _SHELLS = ("bids_examples", "interfaces", "tasks", "workflows")
 """Folders that decide no result."""
+_TELLS = frozenset(
+    (
+        *("bids/description.py", "bids/methods.py", "bids/references.py", "bids/training_text.py"),
+        *("bids/manifest.py", "bids/prov.py", "bids/publishing.py", "bids/verifying.py"),
+        *("bids/known_uses.py", "bids/uses.py", "bids/words.py"),
+        *("steps/export.py", "steps/leftovers.py", "steps/page_data.py", "steps/page_entries.py"),
+        *("steps/publishing.py", "steps/report.py"),
+    )
+)
+"""Modules that no task imports: they describe, publish and verify what tasks have made."""
 _GB_WITH_LITTLE_MEMORY = 2
 """The same, with the network held to :data:`~l2s_pydra.workflows.options.LOW_MEMORY_MB`."""
 
@@ -185,8 +196,25 @@ class Session:
         file = self.options.filter_file
         return read_filters(file) if file else None
 
-    def describe(self, *models: ModelFiles, images: Sequence[Mapping[str, str]] = ()) -> None:
-        """Stage what describes the data set as a whole; ``models`` are those of this run."""
+    def describe(
+        self,
+        *models: ModelFiles,
+        images: Sequence[Mapping[str, str]] = (),
+        participants: Collection[str] = (),
+    ) -> None:
+        """Stage what describes the data set as a whole.
+
+        Parameters
+        ----------
+        *models : ModelFiles
+            Those of this run.
+        images : sequence of mappings
+            Entities and ``suffix`` of its images.
+        participants : collection of str
+            Whose files it may have changed, ``sub-<label>``.
+        """
+        with self.output.locked():
+            uses = known_uses(self.options.output_dir, participants)
         describe_dataset(
             self.stage,
             bids_dir=self.options.bids_dir,
@@ -198,6 +226,7 @@ class Session:
             versions=versions(),
             links=self.links,
             container=self.options.container,
+            uses=uses,
         )
 
     @property
@@ -297,7 +326,8 @@ class Session:
 def code_version(*, without: Sequence[str] = ()) -> str:
     """Version of the software and checksum of its sources, for Pydra's hashes.
 
-    Results must not be taken from the cache after the code was changed, by an upgrade or by hand.
+    Results must not be taken from the cache after the code was changed, by an upgrade or by hand;
+    but a changed sentence of the methods text is no reason to segment thousands of images again.
 
     Parameters
     ----------
@@ -308,9 +338,11 @@ def code_version(*, without: Sequence[str] = ()) -> str:
 
     root = Path(l2s_pydra.__file__).parent
     digest = hashlib.sha256()
-    sources = (path.relative_to(root) for path in root.rglob("*.py"))
-    for path in sorted(path for path in sources if path.parts[0] not in (*_SHELLS, *without)):
-        digest.update(path.as_posix().encode() + (root / path).read_bytes())
+    left_out = {*_SHELLS, *without}
+    for path in sorted(path.relative_to(root) for path in root.rglob("*.py")):
+        name = path.as_posix()
+        if path.parts[0] not in left_out and name not in _TELLS:
+            digest.update(name.encode() + (root / path).read_bytes())
     return f"{l2s_pydra.__version__}+{digest.hexdigest()[:12]}"
 
 

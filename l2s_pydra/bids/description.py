@@ -11,6 +11,7 @@ from .. import __version__
 from ..jsonfiles import read_json
 from .derivatives import desc_label, write_json, write_text
 from .methods import write_methods
+from .uses import Use
 
 __all__ = ["dataset_description", "describe_dataset", "descriptions", "raw_link"]
 
@@ -30,6 +31,7 @@ def describe_dataset(
     container: Mapping[str, str] | None = None,
     entropy: bool = False,
     links: Mapping[str, str | Path] | None = None,
+    uses: Sequence[Use] | None = None,
 ) -> list[Path]:
     """Write the files that describe a derivative data set.
 
@@ -56,6 +58,8 @@ def describe_dataset(
         Whether maps of entropy were written, whose ``desc`` is to be described.
     links : mapping, optional
         Roots of further data sets by the names that BIDS URIs call them.
+    uses : sequence of Use, optional
+        What is known of the sidecars (:func:`l2s_pydra.bids.known_uses.known_uses`); read by default.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def describe_dataset(
         write_text(folder / ".bidsignore", bidsignore),
         write_text(folder / "descriptions.tsv", descriptions(output_dir, images, entropy)),
         write_json(folder / "descriptions.json", _DESCRIPTIONS_SIDECAR),
-        *write_methods(folder, output_dir, models=models, versions=versions),
+        *write_methods(folder, output_dir, models=models, versions=versions, uses=uses),
     ]
 
 

@@ -104,6 +104,7 @@ def write_methods(
     *,
     models: Iterable[Mapping[str, Any]] = (),
     versions: Mapping[str, str] | None = None,
+    uses: Sequence[Use] | None = None,
 ) -> list[Path]:
     """Write ``logs/CITATION.md``, ``.html`` and ``.bib`` for all that a derivative holds.
 
@@ -118,6 +119,8 @@ def write_methods(
         (:func:`l2s_pydra.bids.uses.model_facts`).
     versions : mapping, optional
         Versions of the software by package; those of the last recorded run if not given.
+    uses : sequence of Use, optional
+        What is known of the sidecars (:func:`l2s_pydra.bids.known_uses.known_uses`); read by default.
 
     Returns
     -------
@@ -125,7 +128,7 @@ def write_methods(
         The files written.
     """
     folder, output_dir = Path(folder), Path(output_dir)
-    uses = find_uses(output_dir)
+    uses = find_uses(output_dir) if uses is None else uses
     text = methods(
         uses,
         [*models_of(output_dir, uses), *models],

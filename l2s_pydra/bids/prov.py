@@ -171,7 +171,7 @@ def participant_prov(root: str | Path, participant: str) -> dict[str, Record]:
         activities.append(activity)
         files |= {image["Id"]: image, weights["Id"]: weights}
         for name in (name for name in entry.outputs if name.endswith(_DATA)):
-            if name in manifest.files:
+            if name in manifest.files and _maker(name, manifest) is entry:
                 digest = manifest.files[name].sha256
                 files[f"bids::{name}"] = _file(f"bids::{name}", name, digest, activity["Id"])
     label = prov_group(participant)
@@ -182,6 +182,12 @@ def participant_prov(root: str | Path, participant: str) -> dict[str, Record]:
     for run in runs.values():
         documents |= run.shared_files()
     return documents
+
+
+def _maker(name: str, manifest: Manifest) -> ImageEntry:
+    """Segmentation that a file is of; of those that share it, the last one (names of runs have the time)."""
+    sharing = (entry for entry in manifest.images.values() if name in entry.outputs)
+    return max(sharing, key=lambda entry: entry.run)
 
 
 def _segmentation(entry: ImageEntry, run: Run) -> tuple[Record, Record, Record]:

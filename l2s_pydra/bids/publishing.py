@@ -27,11 +27,13 @@ from .derivatives import sync_folder
 from .manifest import FileEntry, ImageEntry, Manifest, manifest_of
 from .provenance import new_run_id
 
-__all__ = ["HIDDEN", "OutputFolder", "Published", "check_inside", "publish"]
+__all__ = ["HIDDEN", "USES", "OutputFolder", "Published", "check_inside", "publish"]
 
 _log = logging.getLogger(__name__)
 HIDDEN = ".l2s_pydra"
 """Folder of locks and of files that have no name yet."""
+USES = "uses.json"
+"""File in there, of what runs know of the images (:mod:`l2s_pydra.bids.known_uses`)."""
 _WAIT_S = 600.0
 """Longest time to wait for other runs, each of which needs moments."""
 
@@ -288,7 +290,10 @@ def publish(stage_dir: str | Path, output_dir: str | Path, *, run: str | None = 
     OutputError
         If a file cannot be written.
     """
-    with OutputFolder.open(output_dir, run or new_run_id()) as folder:
+    with OutputFolder.open(output_dir, run or new_run_id()) as folder, folder.locked():
+        # Who changes is not said, so that nothing is known of anyone any more.
+        with _writing(folder.root / HIDDEN / USES):
+            (folder.root / HIDDEN / USES).unlink(missing_ok=True)
         return folder.publish(stage_dir)
 
 

@@ -14,7 +14,7 @@ import attrs
 
 from ..jsonfiles import read_json
 
-__all__ = ["Use", "find_uses", "model_facts", "models_of"]
+__all__ = ["Segmented", "Use", "counted_uses", "find_uses", "model_facts", "models_of", "segmented"]
 
 _RAW = "bids:raw:"
 
@@ -48,6 +48,18 @@ class Use:
         return sum(self.contrasts.values())
 
 
+@attrs.frozen(kw_only=True)
+class Segmented:
+    """An image that was segmented."""
+
+    use: Use
+    """By which model and how; without numbers."""
+    participant: str
+    """``sub-<label>``."""
+    suffix: str
+    """Of the image."""
+
+
 def find_uses(output_dir: str | Path) -> list[Use]:
     """Read from the sidecars of a derivative which models segmented its images, and how.
 
@@ -62,15 +74,33 @@ def find_uses(output_dir: str | Path) -> list[Use]:
         The one with the most images first. Sidecars that cannot be read, or that another program
         wrote, count as nothing.
     """
+    return counted_uses(segmented(output_dir))
+
+
+def segmented(output_dir: str | Path, participant: str = "sub-*") -> Iterator[Segmented]:
+    """Read from the sidecars of a derivative which images were segmented, and how.
+
+    Parameters
+    ----------
+    output_dir : path
+        Root of the derivative.
+    participant : str, default="sub-*"
+        Whose images; everyone's by default.
+    """
+    for path, values in _sidecars(Path(output_dir), participant):
+        use, source = _use(path.name, values), _source(values)
+        if use is not None and source is not None:
+            suffix = source.rpartition("_")[2].partition(".")[0]
+            yield Segmented(use=use, participant=source.partition("/")[0], suffix=suffix)
+
+
+def counted_uses(images: Iterable[Segmented]) -> list[Use]:
+    """Count images and participants of each use; the one with the most images first."""
     contrasts: dict[Use, Counter[str]] = {}
     participants: dict[Use, set[str]] = {}
-    for path, values in _sidecars(Path(output_dir)):
-        use, source = _use(path.name, values), _source(values)
-        if use is None or source is None:
-            continue
-        suffix = source.rpartition("_")[2].partition(".")[0]
-        contrasts.setdefault(use, Counter())[suffix] += 1
-        participants.setdefault(use, set()).add(source.partition("/")[0])
+    for image in images:
+        contrasts.setdefault(image.use, Counter())[image.suffix] += 1
+        participants.setdefault(image.use, set()).add(image.participant)
     found = [
         attrs.evolve(
             use, contrasts=dict(sorted(count.items())), participants=len(participants[use])
@@ -80,10 +110,10 @@ def find_uses(output_dir: str | Path) -> list[Use]:
     return sorted(found, key=lambda use: (-use.images, use.model, use.segmentation))
 
 
-def _sidecars(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _sidecars(root: Path, participant: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Sidecars of segmentations on the grids of their images."""
-    for pattern in ("sub-*/anat/*_dseg.json", "sub-*/ses-*/anat/*_dseg.json"):
-        for path in sorted(root.glob(pattern)):
+    for pattern in ("anat/*_dseg.json", "ses-*/anat/*_dseg.json"):
+        for path in sorted(root.glob(f"{participant}/{pattern}")):
             values = _read(path)
             # On the grid of the network, the same segmentation once more.
             if "the grid that the model works on" not in str(values.get("Resolution", "")):

@@ -17,6 +17,8 @@ __all__ = ["remove_leftovers"]
 logger = logging.getLogger(__name__)
 _ANY = "any"
 _DATA = (".nii.gz", ".tsv")
+_UNSIGNED = ("figure", "morph", "morph_json")
+"""Outputs that do not say which model made them."""
 
 
 def remove_leftovers(
@@ -34,7 +36,7 @@ def remove_leftovers(
     does not ask for them. If its model is another one, they would contradict the new label map.
     Only files whose sidecar names the image as its source, and another model, are removed, with
     their sidecars and label tables; masks, whose names do not tell the segmentation, if theirs is the
-    model of other files under it; and the figure, which has no sidecar, if there are such files.
+    model of other files under it; and volumes and figure, which name no model, if there are such files.
 
     Parameters
     ----------
@@ -78,9 +80,10 @@ def remove_leftovers(
             if mine and another:
                 former.add(model)
                 stale += _with_data(sidecar)
-    figure = derivative_path(entities, IMAGE_OUTPUTS["figure"], segmentation=segmentation)
-    # First, as nothing would tell of it any more once the others are gone.
-    stale = [output_dir / figure, *stale] if former else []
+    if former:  # first, as nothing would tell of them any more once the others are gone
+        rows = [IMAGE_OUTPUTS[key] for key in _UNSIGNED]
+        unsigned = [derivative_path(entities, row, segmentation=segmentation) for row in rows]
+        stale = [*(output_dir / path for path in unsigned), *stale]
     new = _files(tree) if published is None else published
     old = (path for path in stale if path.relative_to(output_dir).as_posix() not in new)
     return [path for path in old if _remove(path)]

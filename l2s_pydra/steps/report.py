@@ -21,7 +21,6 @@ from .report_model import report_model
 __all__ = [
     "read_groups",
     "refresh_participant",
-    "refresh_participants",
     "report_group",
     "report_model",
     "report_participant",
@@ -105,38 +104,6 @@ def read_groups(output_dir: Path) -> dict[str, Group]:
         read is left out, with a warning.
     """
     return _groups(sorted(Path(output_dir).glob("seg-*_morph.tsv")))
-
-
-def refresh_participants(
-    *,
-    output_dir: Path,
-    tables: Sequence[Path],
-    out_dir: Path,
-    bids_dir: Path | None = None,
-) -> list[Path]:
-    """Write the pages of all participants anew, with the volumes of the group beside theirs.
-
-    Parameters
-    ----------
-    output_dir : Path
-        Root of the derivative.
-    tables : sequence of Path
-        Tables of volumes of the group, ``seg-<label>_morph.tsv``.
-    out_dir : Path
-        Where to write the pages, to be read at the root of the derivative.
-    bids_dir : Path, optional
-        Root of the raw data set: failures of earlier runs are dropped where the image is gone.
-
-    Returns
-    -------
-    list of Path
-        The pages.
-    """
-    groups = _groups(tables)
-    return [
-        _participant_page(who, data, Path(output_dir), Path(out_dir) / f"{who}.html", groups)
-        for who, data in everyone(Path(output_dir), bids_dir)
-    ]
 
 
 def refresh_participant(

@@ -17,7 +17,9 @@ SOURCE = "sub-01/anat/sub-01_T1w.nii.gz"
 def publish_by(tmp_path):
     """Publish outputs of a model, and take away what others left."""
 
-    def publish_by(model, *keys, network=(), source=SOURCE, segmentation="x", entities=ENTITIES, only=None):
+    def publish_by(
+        model, *keys, network=(), source=SOURCE, segmentation="x", entities=ENTITIES, only=None
+    ):
         tree = tmp_path / f"tree-{model}-{segmentation}-{len(source)}"
         rows = [IMAGE_OUTPUTS[key] for key in keys]
         rows += [on_network_grid(IMAGE_OUTPUTS[key], 4.0) for key in network]
@@ -25,6 +27,8 @@ def publish_by(tmp_path):
             path = tree / derivative_path(entities, row, segmentation=segmentation)
             path.parent.mkdir(parents=True, exist_ok=True)
             said = {"Sources": [f"bids:raw:{source}"], "ModelSHA256": model}
+            if row.sidecar == "morph":
+                said = {"Sources": ["bids::the label map"]}
             path.write_text(json.dumps(said) if row.sidecar else model)
         chosen = only(tree) if only else None
         for path in tree.rglob("*.*"):

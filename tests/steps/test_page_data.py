@@ -10,12 +10,21 @@ import pytest
 from l2s_pydra.steps.page_data import PageData, everyone
 from l2s_pydra.steps.report import (
     read_groups,
-    refresh_participants,
+    refresh_participant,
     report_group,
     report_participant,
 )
 
 MODEL = {"name": "m1", "sha256": "ff", "version": "0.1.0"}
+
+
+def refresh_participants(output_dir, out_dir, bids_dir=None):
+    """Pages of everyone, as they are made anew."""
+    places = {"output_dir": output_dir, "bids_dir": bids_dir, "groups": read_groups(output_dir)}
+    return [
+        refresh_participant(participant=who, out_file=out_dir / f"{who}.html", **places)
+        for who, _ in everyone(output_dir)
+    ]
 
 
 @attrs.frozen
@@ -122,7 +131,7 @@ def test_failures_of_images_that_were_taken_away_are_dropped(
     report("run1", summary("a"), failures=[failure(session) for session in "cde"])
     out = tmp_path / "out"
     assert len(PageData.read("sub-01", out, tmp_path / "not there").failures) == 3
-    (path,) = refresh_participants(output_dir=out, tables=[], out_dir=tmp_path, bids_dir=raw)
+    (path,) = refresh_participants(output_dir=out, out_dir=tmp_path, bids_dir=raw)
     page = read_page(path)
     assert "broken c" in page.words
     assert "broken d" in page.words
@@ -207,9 +216,9 @@ def group_table(tmp_path, *volumes):
 def test_pages_show_where_volumes_lie_in_the_group(summary, report, read_page, tmp_path):
     report("run1", summary("a", volume=9000.0))
     report("run1", summary("a", who="02"), who="sub-02")
-    table = group_table(tmp_path, 9000, 2000, 2100, 1900, 2050, 1950)
+    group_table(tmp_path, 9000, 2000, 2100, 1900, 2050, 1950)
     out = tmp_path / "out"
-    pages = refresh_participants(output_dir=out, tables=[table], out_dir=out)
+    pages = refresh_participants(output_dir=out, out_dir=out)
     assert [page.name for page in pages] == ["sub-01.html", "sub-02.html"]
     far, usual = map(read_page, pages)
     assert "1.90–2.10 (2.00)" in far.words
@@ -223,10 +232,8 @@ def test_pages_neither_name_others_nor_grow_with_the_group(summary, report, read
     report("run1", summary("a"))
     sizes = []
     for count in (20, 400):
-        table = group_table(tmp_path, *[2000 + (n % 7) for n in range(count)])
-        (page,) = refresh_participants(
-            output_dir=tmp_path / "out", tables=[table], out_dir=tmp_path
-        )
+        group_table(tmp_path, *[2000 + (n % 7) for n in range(count)])
+        (page,) = refresh_participants(output_dir=tmp_path / "out", out_dir=tmp_path)
         assert "sub-02" not in read_page(page).source
         assert f"{count - 1} values from 2 to 2.006" in read_page(page).source
         sizes.append(len(read_page(page).source))
@@ -263,8 +270,8 @@ def test_a_table_of_the_group_that_is_none_costs_no_page(
 @pytest.mark.parametrize(("others", "shown"), [(2, False), (3, True)])
 def test_a_few_others_are_no_group(summary, report, read_page, tmp_path, others, shown):
     report("run1", summary("a"))
-    table = group_table(tmp_path, *[2000] * (1 + others))
-    (page,) = refresh_participants(output_dir=tmp_path / "out", tables=[table], out_dir=tmp_path)
+    group_table(tmp_path, *[2000] * (1 + others))
+    (page,) = refresh_participants(output_dir=tmp_path / "out", out_dir=tmp_path)
     assert ("in the group" in read_page(page).words) == shown
 
 
@@ -272,7 +279,7 @@ def test_volumes_of_other_contrasts_are_no_group(summary, report, read_page, tmp
     report("run1", summary("a"))
     table = group_table(tmp_path, 9000, 2000)
     table.write_text(table.read_text().replace("_T1w", "_T2w"))
-    (page,) = refresh_participants(output_dir=tmp_path / "out", tables=[table], out_dir=tmp_path)
+    (page,) = refresh_participants(output_dir=tmp_path / "out", out_dir=tmp_path)
     assert "in the group" not in read_page(page).words
 
 

@@ -1,9 +1,11 @@
 """Running workflows in processes that do not depend on one another."""
 
+import fcntl
 import importlib
 import signal
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -149,3 +151,26 @@ def test_a_working_directory_is_emptied_of_what_is_ours(tmp_path):
         assert (cache / "new").is_dir()
     assert (tmp_path / "mine").is_dir()
     assert (tmp_path / "mine.txt").is_file()
+
+
+def test_a_run_waits_while_another_one_cleans(tmp_path, monkeypatch):
+    """Between the two locks of a run another one may come, and would clean under it later."""
+    monkeypatch.setenv("PYDRA_HASH_CACHE", "")
+    ready, leave = threading.Event(), threading.Event()
+
+    def use():
+        with claim(tmp_path):
+            ready.set()
+            leave.wait(60)
+
+    run = threading.Thread(target=use)
+    with (tmp_path / ".in_use").open("w") as cleaning:
+        fcntl.flock(cleaning, fcntl.LOCK_EX)
+        run.start()
+        assert not ready.wait(0.5)
+        fcntl.flock(cleaning, fcntl.LOCK_UN)
+        assert ready.wait(60)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(cleaning, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        leave.set()
+        run.join()

@@ -1,7 +1,11 @@
 """What the levels of a run share."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+import l2s_pydra
 from l2s_pydra import __version__
 from l2s_pydra.bids.entities import ImageRecord
 from l2s_pydra.workflows import session as module
@@ -9,7 +13,7 @@ from l2s_pydra.workflows.engine import Outcome
 from l2s_pydra.workflows.finishing import Todo
 from l2s_pydra.workflows.options import Options
 from l2s_pydra.workflows.reuse import Decision
-from l2s_pydra.workflows.segmenting import _Jobs
+from l2s_pydra.workflows.segmenting import DECIDES_NO_SEGMENTATION, _Jobs
 from l2s_pydra.workflows.session import Failure, Session, code_version
 
 
@@ -99,3 +103,33 @@ def test_the_code_version_is_that_of_what_decides_results(monkeypatch, tmp_path)
     assert code_version().startswith(f"{__version__}+")
     assert code_version() == code_version()
     assert code_version(without=["reports"]) != code_version()
+
+
+@pytest.mark.parametrize(
+    ("edited", "counts"),
+    [
+        ("steps/segment.py", True),
+        ("segmentation/inference.py", True),
+        ("bids/derivatives.py", True),
+        ("images/conform.py", True),
+        ("bilevel/training.py", False),
+        ("bids/methods.py", False),
+        ("steps/leftovers.py", False),
+        ("tasks/segment.py", False),
+    ],
+)
+def test_what_decides_a_segmentation_is_in_its_code_version(
+    edited, counts, monkeypatch, tmp_path_factory
+):
+    def version():
+        return code_version(without=DECIDES_NO_SEGMENTATION)
+
+    before, ours = version(), Path(l2s_pydra.__file__).parent
+    root = tmp_path_factory.mktemp("copy") / "l2s_pydra"
+    ignored = shutil.ignore_patterns("*.pyc", "*.safetensors", "data")
+    shutil.copytree(ours, root, ignore=ignored)
+    monkeypatch.setattr(l2s_pydra, "__file__", str(root / "__init__.py"))
+    assert version() == before
+    with (root / edited).open("a") as file:
+        file.write("# edited")
+    assert (version() != before) == counts
