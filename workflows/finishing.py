@@ -79,8 +79,6 @@ class Register:
     """What could not be done."""
     statuses: dict[str, Status] = attrs.field(factory=dict)
     """What became of each image, by its path below the raw data set."""
-    unwritten: Exception | None = None
-    """Why the record of the run could not be written."""
     _record: dict[str, Any] = attrs.field(factory=dict)
     _groups: Mapping[str, Any] | None = None
     _logs: dict[str, str] = attrs.field(factory=dict)
@@ -170,7 +168,6 @@ class Register:
             self.failures.append(
                 Failure(name="record", file="logs", outcome=outcome, reason=outcome.reason)
             )
-            self.unwritten = error
         _log.info("%d image(s): %s", len(self.images), told)
 
     def touched(self, todo: Sequence[Todo]) -> set[str]:

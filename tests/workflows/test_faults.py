@@ -171,7 +171,7 @@ def test_a_full_disk_and_a_place_that_is_taken(place, app):
         assert "Traceback" not in full.said
         subprocess.run(["mount", "-o", "remount,size=20m", str(place.output)], check=True)
         blocked = app(*place.all, *few, *ALONE)
-        assert blocked.code == 1, blocked.said
+        assert blocked.code == 74, blocked.said
         last(blocked, "2 image(s): 0 done, 1 restored, 0 reused, 1 failed")
         last(blocked, "sub-03")
         assert verify(place.output).altered == ()
