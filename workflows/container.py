@@ -1,7 +1,7 @@
 """The container that the software runs in, as its environment tells."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 __all__ = ["container_of"]
 
@@ -10,21 +10,17 @@ _APPTAINER = {"APPTAINER": "apptainer", "SINGULARITY": "singularity"}
 _OTHERS = {"podman": "podman", "oci": "podman", "docker": "docker"}
 
 
-def container_of(
-    environment: Mapping[str, str], docker_file: Path = Path("/.dockerenv")
-) -> dict[str, str] | None:
+def container_of(environment: Mapping[str, str]) -> dict[str, str] | None:
     """Find out which container this is, for ``GeneratedBy``.
 
     Our recipes set ``L2S_PYDRA_CONTAINER_TYPE``, ``_TAG`` and ``_URI``; whoever pulls an image by its
     digest may set the last one. Apptainer says by its own variables that it runs the image, whatever
-    that was made for, and Docker by a file.
+    that was made for. An image of somebody else's with Docker says nothing, and is not guessed at.
 
     Parameters
     ----------
     environment : mapping
         Environment variables.
-    docker_file : Path
-        File that is there in containers of Docker.
 
     Returns
     -------
@@ -46,8 +42,7 @@ def container_of(
         image = environment.get(f"{prefix}_CONTAINER") or environment.get(f"{prefix}_NAME")
         if image:
             return {"Type": kind, "Tag": found.pop("Tag", PurePath(image).name), **_uri(found)}
-    told = found.pop("Type", "") or _OTHERS.get(environment.get("container", ""), "")
-    kind = told or ("docker" if docker_file.is_file() else "")
+    kind = found.pop("Type", "") or _OTHERS.get(environment.get("container", ""), "")
     return {"Type": kind, **found} if kind else None
 
 

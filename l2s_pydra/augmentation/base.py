@@ -97,8 +97,8 @@ class Augmentation(nn.Module, abc.ABC):
             If no name is of this augmentation, a value is out of range, or theta is not numbers.
         """
         raise ConfigError(
-            f"{type(self).__name__}: theta cannot be set from numbers; use an augmentation whose values "
-            "are all in theta.json"
+            f"{type(self).__name__}: theta cannot be set from numbers, it has no restore(values); add that "
+            "method (docs/extending.md), or use another augmentation"
         )
 
     def _place(self, values: Mapping[str, float], places: Mapping[str, "Place"]) -> None:

@@ -65,17 +65,23 @@ class Progress:
         now = time.monotonic()
         if "validation_dice" in row or now - self.reported > _SILENCE_S:
             self.reported = now
-            left = (now - self.started) / (step - self.first_step) * (self.steps - step)
             logger.info(
-                "%sstep %d of %d, loss %.3f, best validation Dice %.3f%s, about %.0f min left",
+                "%sstep %d of %d, loss %.3f%s%s%s",
                 self.prefix,
                 step,
                 self.steps,
                 row["synthetic_loss"],
-                max(row["best_dice"], 0.0),
+                _best(row),
                 self._theta(row),
-                left / 60,
+                self._left(step, now),
             )
+
+    def _left(self, step: int, now: float) -> str:
+        """Time that is left, once there is a step to judge by."""
+        done = step - (self.first_step or 0) - 1
+        if done < 1:
+            return ""
+        return f", about {(now - self.started) / done * (self.steps - step) / 60:.0f} min left"
 
     def _draw(self, row: Mapping[str, Any]) -> None:
         from tqdm import tqdm
@@ -83,8 +89,7 @@ class Progress:
         if self.bar is None:
             self.bar = tqdm(total=self.steps, initial=int(row["step"]) - 1, unit="step")
         self.bar.set_postfix_str(
-            f"loss {row['synthetic_loss']:.3f}, Dice {max(row['best_dice'], 0.0):.3f}"
-            f"{self._theta(row)}",
+            f"loss {row['synthetic_loss']:.3f}{_best(row)}{self._theta(row)}",
             refresh=False,
         )
         self.bar.update()
@@ -100,3 +105,8 @@ class Progress:
         """End the bar."""
         if self.bar is not None:
             self.bar.close()
+
+
+def _best(row: Mapping[str, Any]) -> str:
+    """Return the Dice of the best validation, once there was one."""
+    return f", best validation Dice {row['best_dice']:.3f}" if row["best_dice"] >= 0 else ""

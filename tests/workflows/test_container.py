@@ -28,13 +28,8 @@ IMAGE = "/home/someone/images/l2s.sif"
         ({"L2S_PYDRA_CONTAINER_TAG": "left over"}, None),
     ],
 )  # fmt: skip
-def test_container_of(environment, expected, tmp_path):
-    assert container_of(environment, tmp_path / "none") == expected
-
-
-def test_docker_leaves_a_file(tmp_path):
-    (tmp_path / ".dockerenv").touch()
-    assert container_of({}, tmp_path / ".dockerenv") == {"Type": "docker"}
+def test_container_of(environment, expected):
+    assert container_of(environment) == expected
 
 
 def test_the_command_line_asks_the_environment(phantom, tmp_path, monkeypatch):
