@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from l2s_pydra.bids.provenance import new_run_id
 from l2s_pydra.errors import (
     ConfigError,
@@ -163,6 +165,7 @@ def _rewrite(session: "Session") -> int:
 def _levels(session: "Session") -> int:
     from .comparing import group
     from .comparing_modes import compare
+    from .engine import empty_cache
     from .learning import learn, preview
     from .model_files import find_model
     from .segmenting import participant
@@ -183,10 +186,14 @@ def _levels(session: "Session") -> int:
             return _exit_code(failures[0].outcome.kind)
     if options.model is not None or (model is None and "participant" in options.levels):
         model = find_model(options.model, options.output_dir)
-    if "participant" in options.levels and model is not None:
-        failures += participant(session, model)
-    if "group" in options.levels:
-        failures += group(session, model, failures)
+    with contextlib.ExitStack() as stack:
+        if options.force:
+            cache = stack.enter_context(empty_cache(session.cache, session.uuid))
+            session = attrs.evolve(session, cache=cache)
+        if "participant" in options.levels and model is not None:
+            failures += participant(session, model)
+        if "group" in options.levels:
+            failures += group(session, model, failures)
     for page in _pages(options, model):
         _log.info("to look at: %s", page)
     return _code_of(failures)

@@ -19,7 +19,7 @@ from l2s_pydra.errors import DatasetError
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS
 from l2s_pydra.tasks import Evaluate
 
-from .engine import forget, is_done, outcome_of, run
+from .engine import is_done, outcome_of, run
 from .evaluate import EvaluateImage, EvaluateImages
 from .model_files import ModelFiles
 from .reuse import page_fault
@@ -299,8 +299,6 @@ def _compare(
         "code_version": code_version(),
     }
     tasks = {image: _tasks(image, references[image], shared) for image in references}
-    if session.options.force:
-        forget([task for both in tasks.values() for task in both], session.cache)
     images = [image for image, (task, _) in tasks.items() if not is_done(task, session.cache)]
     if images:
         workflow = EvaluateImages(

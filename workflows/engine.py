@@ -24,10 +24,11 @@ from l2s_pydra.errors import InUseError, L2SError
 from .batch import BatchJobs
 from .worker import Submitter
 
-__all__ = ["NOT_RUN", "Outcome", "claim", "forget", "is_done", "outcome_of", "run"]
+__all__ = ["NOT_RUN", "Outcome", "claim", "empty_cache", "forget", "is_done", "outcome_of", "run"]
 
 _log = logging.getLogger(__name__)
-_OURS = ("pydra", "hashes", "checkpoints", "conformed", "gpus", "stage")
+_FORCED = "forced"
+_OURS = ("pydra", _FORCED, "hashes", "checkpoints", "conformed", "gpus", "stage")
 """Folders of a working directory that may be deleted."""
 NOT_RUN = "not run, because the run was stopped"
 """Why there is no outcome."""
@@ -84,7 +85,8 @@ def claim(work_dir: Path, *, clean: bool = False) -> Iterator[Path]:
         if clean:
             _clean(work_dir, alone)
         if alone:
-            shutil.rmtree(hashes, ignore_errors=True)
+            for folder in (hashes, work_dir / _FORCED):
+                shutil.rmtree(folder, ignore_errors=True)
             for lock in cache.glob("*.lock"):
                 lock.unlink(missing_ok=True)
         # The kernel lets go before it locks anew: another run may come in between, and clean.
@@ -96,6 +98,27 @@ def claim(work_dir: Path, *, clean: bool = False) -> Iterator[Path]:
             yield cache
         finally:
             shutil.rmtree(mine, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def empty_cache(cache: Path, run: str) -> Iterator[Path]:
+    """Give a cache of its own to a run that takes nothing from earlier ones (``--force``).
+
+    To empty the one of all runs would take away what another run is just making.
+
+    Parameters
+    ----------
+    cache : Path
+        The cache of all runs (:func:`claim`).
+    run : str
+        Identifier of the run.
+    """
+    mine = cache.parent / _FORCED / run
+    mine.mkdir(parents=True)
+    try:
+        yield mine
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
 
 
 def _clean(work_dir: Path, alone: bool) -> None:

@@ -86,6 +86,7 @@ def learn(session: Session) -> tuple[ModelFiles | None, list[Failure]]:
     outcome = engine.outcome_of([task, workflow], session.cache)
     if outcome.outputs is None:
         failure = session.fail(Failure(name="learn", file="training", outcome=outcome))
+        session.describe()
         session.publish()
         return None, [failure]
     model = stage_model(session, Path(outcome.outputs.model))
@@ -141,11 +142,13 @@ def preview(session: Session) -> list[Failure]:
     outcome = engine.outcome_of([task], session.cache, stopped_by)
     if outcome.outputs is None:
         failure = session.fail(Failure(name="preview", file="preview", outcome=outcome))
+        session.describe()
         session.publish()
         return [failure]
     staged, published = session.path("preview"), options.output_dir / "preview"
     shutil.copytree(Path(outcome.outputs.folder), staged)
     session.stage_record(session.record())
+    session.describe()
     session.publish()
     session.output.remove(others(published / "figures", staged / "figures"))
     _log.info("to look at: %s", published / "index.html")

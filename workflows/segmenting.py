@@ -198,9 +198,6 @@ class _Jobs:
     def _restore(self, job: Todo) -> None:
         """Publish an image that the cache holds; a run that was killed did not come to that."""
         tasks = self._tasks(job)
-        if self.session.options.force:
-            engine.forget(tasks, self.session.cache)
-            return
         outcome = engine.outcome_of(tasks, self.session.cache)
         if outcome.outputs is None:
             return

@@ -22,17 +22,18 @@ def learn_arguments(phantom, tmp_path, *more):
     return [str(phantom), str(tmp_path / "out"), "learn", *labels, *more]
 
 
-def test_the_page_is_in_the_output_folder(shown):
+def test_the_page_is_in_the_output_folder(shown, derivative_is_valid):
     folder = shown.output / "preview"
     assert (folder / "index.html").is_file()
     assert json.loads((folder / "priors.json").read_text())
     assert len(list((folder / "figures").glob("wide-*.png"))) == 3
     assert "preview/index.html" in shown.said
-    assert [path.name for path in shown.output.rglob(".*")] == [".l2s_pydra"]
+    assert {path.name for path in shown.output.rglob(".*")} == {".l2s_pydra", ".bidsignore"}
+    derivative_is_valid(shown.output)
 
 
 def test_nothing_is_trained_and_the_run_is_recorded(shown):
-    assert {path.name for path in shown.output.iterdir()} == {".l2s_pydra", "preview", "logs"}
+    assert not {path.name for path in shown.output.iterdir()} & {"models", "comparison"}
     (record,) = shown.output.glob("logs/*/l2s_pydra.toml")
     assert "preview = 3" in record.read_text()
     assert not (shown.work / "checkpoints").exists()

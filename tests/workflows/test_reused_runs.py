@@ -71,3 +71,17 @@ def test_verify_from_the_command_line(copied, phantom, capsys):
     assert "5 images were segmented: all are what they were then" in said
     assert main(["--verify", str(copied.work)]) != 0
     assert "holds no manifest" in capsys.readouterr().err
+
+
+def test_two_runs_that_do_all_again_at_once(start, phantom, tmp_path, model):
+    """Neither takes away what the other is making."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    arguments = ("participant", *QUICK, "--model", str(model), "--force")
+    runs = [start(phantom, out, work, *arguments) for _ in range(2)]
+    for process in runs:
+        said = process.stderr.read()
+        process.stderr.close()
+        assert process.wait(timeout=60) == 0, said
+        assert "2 image(s): 2 done" in said
+    assert verify(out, phantom).is_good
+    assert not list(work.glob("forced/*"))
