@@ -128,7 +128,7 @@ def training(given: dict[str, Any], kill: Kill) -> None:
     elif at == "step":
         learn._told = before(learn._told, number)
     elif at == "model":
-        learn._write_samples = before(learn._write_samples, 1)
+        learn.write_samples = before(learn.write_samples, 1)
     elif at == "name":
         staging._exchange = before(staging._exchange, 1)
     learn.learn(**given)

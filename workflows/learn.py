@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fileformats.generic import Directory
+from fileformats.generic import File
 from fileformats.text import Tsv
 from pydra.compose import workflow
 
@@ -24,7 +24,7 @@ def LearnWorkflow(  # noqa: N802 (Pydra makes a class of it)
     maps_table: Tsv | None = None,
     label_mapping: Tsv | None = None,
     validation_maps: list[Image] = [],  # noqa: B006 (Pydra copies it)
-    start_from: Directory | None = None,
+    start_from: File | None = None,
     segmentation: str = "learned",
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     code_version: str = __version__,
@@ -53,8 +53,8 @@ def LearnWorkflow(  # noqa: N802 (Pydra makes a class of it)
         Labels of ``label_maps`` to those of ``labels``.
     validation_maps : list of Image
         Without images: label maps whose synthetic images choose the weights; empty otherwise.
-    start_from : Directory, optional
-        Model folder whose weights the training starts from.
+    start_from : File, optional
+        ``weights.safetensors`` in the folder of the model that the training starts from.
     segmentation : str
         Value of the ``seg-`` entity of what the model will write.
     resources : Resources

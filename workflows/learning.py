@@ -260,7 +260,7 @@ def learn_inputs(session: Session, training_set: TrainingSet) -> dict[str, Any]:
     options = session.options
     start = None
     if options.start_from is not None:
-        start = find_model(options.start_from, options.output_dir, option="--start-from").folder
+        start = find_model(options.start_from, options.output_dir, option="--start-from").weights
     held_out = [record.path for record in training_set.validation_maps]
     return {
         "images": [image.path for image, _ in pairs],

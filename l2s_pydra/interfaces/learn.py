@@ -35,7 +35,9 @@ class _LearnInputSpec(DeviceInputSpec):
         usedefault=True,
         desc="without images: label maps whose synthetic images choose the weights",
     )
-    start_from = Directory(exists=True, desc="model folder whose weights the training starts from")
+    start_from = File(
+        exists=True, desc="weights.safetensors of the model that the training starts from"
+    )
     segmentation = traits.Str(
         "learned", usedefault=True, desc="seg- entity of what the model will write"
     )
@@ -73,6 +75,7 @@ class Learn(StepInterface):
     _references = [LEARN2SYNTH, SYNTHSEG]  # noqa: RUF012 (Nipype's attribute)
 
     def _run_interface(self, runtime: Any) -> Any:
+        start = self._path("start_from")
         model = self._train(
             images=[Path(image) for image in self.inputs.images],
             labels=[Path(label) for label in self.inputs.labels],
@@ -83,7 +86,7 @@ class Learn(StepInterface):
             maps_table=self._path("maps_table"),
             label_mapping=self._path("label_mapping"),
             validation_maps=[Path(label_map) for label_map in self.inputs.validation_maps],
-            start_from=self._path("start_from"),
+            start_from=start.parent if start else None,
             config=dict(self.inputs.config),
             segmentation=self.inputs.segmentation,
             out_dir=Path(runtime.cwd),

@@ -216,7 +216,7 @@ def _read(specification: Path) -> dict[str, Any]:
             "learn left beside its checkpoint"
         ) from error
     for name in ("images", "labels", "label_maps", "validation_maps"):
-        arguments[name] = [Path(item) for item in arguments[name]]
+        arguments[name] = [Path(item) for item in arguments.get(name) or ()]
     for name in (
         "real_table",
         "maps_table",

@@ -43,8 +43,9 @@ class Learn(python.Task["Learn.Outputs"]):
         ``labels``.
     validation_maps : list of Image
         Without images: label maps whose synthetic images choose the weights; empty otherwise.
-    start_from : Directory, optional
-        Model folder whose weights the training starts from.
+    start_from : File, optional
+        Weights that the training starts from: ``weights.safetensors`` in the folder of a model. A
+        file, since Pydra looks at the time of a folder only, and not into it.
     segmentation : str
         Value of the ``seg-`` entity of what the model will write.
     resources : Resources
@@ -63,7 +64,7 @@ class Learn(python.Task["Learn.Outputs"]):
     maps_table: Tsv | None = None
     label_mapping: Tsv | None = None
     validation_maps: list[Image] = attrs.Factory(list)
-    start_from: Directory | None = None
+    start_from: File | None = None
     segmentation: str = "learned"
     resources: Resources = Resources()
     code_version: str = __version__
@@ -100,7 +101,7 @@ class Learn(python.Task["Learn.Outputs"]):
         maps_table: File | None,
         label_mapping: File | None,
         validation_maps: list[File],
-        start_from: Directory | None,
+        start_from: File | None,
         segmentation: str,
         resources: Resources,
         code_version: str,
@@ -118,7 +119,7 @@ class Learn(python.Task["Learn.Outputs"]):
             maps_table=Path(maps_table) if maps_table else None,
             label_mapping=Path(label_mapping) if label_mapping else None,
             validation_maps=[Path(label_map) for label_map in validation_maps],
-            start_from=Path(start_from) if start_from else None,
+            start_from=Path(start_from).parent if start_from else None,
             config=config,
             segmentation=segmentation,
             out_dir=Path.cwd(),

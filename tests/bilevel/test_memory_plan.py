@@ -124,8 +124,9 @@ def test_activations_are_those_that_autograd_saves(case):
         p.numel() for p in run.net.parameters()
     )
     said = predict(config, CLASSES, run.size).activations
-    # Besides, there are numbers for each channel.
-    assert said == pytest.approx(run.kept(), rel=0.005, abs=2000)
+    # Besides, there are numbers for each channel, and bf16 blocks of two planes ("folded") keep their
+    # input once more, in full precision.
+    assert said == pytest.approx(run.kept(), rel=0.005, abs=4000)
 
 
 def peak(step):

@@ -174,6 +174,8 @@ def test_fixed_estimators_are_not_checked(config, train):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+# PyTorch's compiler imports it, where no setuptools takes its place.
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning")
 def test_compiled_training_learns_the_same(config, train):
     settings = config(training__steps=WARMUP + 3)
     one, two = train(settings), train(settings.evolve(training__compile=True))

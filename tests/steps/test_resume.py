@@ -110,7 +110,7 @@ def test_a_model_that_cannot_be_written_is_told_with_its_size(inputs, tmp_path, 
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_samples", full)
+        patch.setattr(module, "write_samples", full)
         with pytest.raises(TrainingError) as error:
             learn(**given)
     message = str(error.value)
