@@ -5,7 +5,7 @@ Nothing that takes long to import is imported here; ``--help`` and ``--version``
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import attrs
 from l2s_pydra.config import LearnConfig
 from l2s_pydra.errors import L2SError
 
-from .argument_types import UsageError
+from .argument_types import UsageError, absolute
 from .arguments import build_demo_parser, build_verify_parser, typed
 from .arguments_workers import chosen_worker
 from .checking import (
@@ -31,7 +31,7 @@ from .exit_codes import ExitCode
 from .learn_settings import learn_config
 from .options import LEVELS, Options
 
-__all__ = ["UsageError", "demo_arguments", "main", "parse"]
+__all__ = ["UsageError", "demo_arguments", "main", "parse", "recorded"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,9 +137,44 @@ def parse(argv: Sequence[str]) -> Options:
     if values["debug"]:
         values["verbosity"] = 2
     values["compare"] = tuple(dict.fromkeys(values["compare"]))
-    values["command"] = ("l2s-pydra", *argv)
+    values["model"], values["start_from"] = map(_found, (values["model"], values["start_from"]))
+    values["command"] = ("l2s-pydra", *recorded(argv, values))
     values["container"] = container_of(os.environ)
     return Options(**_fields(values))
+
+
+def recorded(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Arguments with whole paths in place of relative ones.
+
+    What records show of a path is what lies below the folders of a run
+    (:func:`l2s_pydra.bids.provenance.scrub`); of a relative one nobody could tell.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        Arguments as they were given.
+    values : mapping
+        Their values; paths among them may not exist yet.
+    """
+    places = {value for value in values.values() if isinstance(value, Path)}
+    return [_with_whole_path(text, places) for text in argv]
+
+
+def _with_whole_path(text: str, places: Container[Path]) -> str:
+    before, equals, rest = text.rpartition("=")
+    at = "@" if rest.startswith("@") else ""
+    path = rest.removeprefix(at)
+    if os.sep not in path and path not in (".", ".."):
+        return text
+    whole = absolute(path)
+    if path[0] in ".~" or whole in places or whole.exists():
+        return f"{before}{equals}{at}{whole}"
+    return text
+
+
+def _found(folder: str | None) -> str | None:
+    """Whole path of a model that is given by its folder rather than by its name."""
+    return str(absolute(folder)) if folder and absolute(folder).is_dir() else folder
 
 
 def _from_file(given: Mapping[str, Any]) -> tuple[dict[str, Any], LearnConfig | None]:

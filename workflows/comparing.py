@@ -233,7 +233,26 @@ def _find_segmented(session: Session, model: ModelFiles | None) -> tuple[str, li
             f"{root}: holds no segmentation{f' seg-{wanted}' if wanted else ''}; "
             "run the level participant first"
         )
-    return chosen[0].entities["segmentation"], chosen
+    segmentation = chosen[0].entities["segmentation"]
+    _warn_without_volumes(root, segmentation)
+    return segmentation, chosen
+
+
+def _warn_without_volumes(root: Path, segmentation: str) -> None:
+    """Tell of images that are segmented and yet not gathered."""
+    bare = [
+        path
+        for path in sorted(root.glob(f"sub-*/**/*_seg-{segmentation}_*_dseg.nii.gz"))
+        if "res" not in ImageRecord.from_path(path, root).entities
+        and not path.with_name(path.name.replace("_dseg.nii.gz", "_morph.tsv")).is_file()
+    ]
+    if bare:
+        _log.warning(
+            "%d segmentation(s) without a table of volumes are not gathered, first %s; run the level "
+            "participant again, without --seg-only",
+            len(bare),
+            bare[0].relative_to(root),
+        )
 
 
 def _roles(segmented: Sequence[_Segmented], output_dir: Path) -> dict[_Segmented, str]:

@@ -61,7 +61,7 @@ def find_images(
     """
     root = dataset_root(bids_dir)
     participants = _labels(participants, "sub-")
-    _check_participants(root, participants)
+    present = _check_participants(root, participants)
     suffixes = list(suffixes)
     asked = {"subject": participants, "session": _labels(sessions, "ses-")}
     wanted = {entity: labels for entity, labels in asked.items() if labels is not None}
@@ -74,7 +74,7 @@ def find_images(
     records = sorted(to_records(paths, root), key=lambda record: record.relative_path)
     _check_unique(records)
     _check_present(records, database_dir)
-    _warn_missing(records, participants, suffixes)
+    _warn_missing(records, participants or present, suffixes)
     return records
 
 
@@ -133,7 +133,8 @@ def _labels(values: Iterable[str] | None, key: str) -> list[str] | None:
     return sorted({str(value).removeprefix(key) for value in values})
 
 
-def _check_participants(root: Path, participants: list[str] | None) -> None:
+def _check_participants(root: Path, participants: list[str] | None) -> list[str]:
+    """Check that participants are there, and list everyone who is."""
     present = sorted(path.name.removeprefix("sub-") for path in root.glob("sub-*") if path.is_dir())
     if not present:
         raise DatasetError(f"{root}: has no sub-<label> folder; give the root of a BIDS data set")
@@ -142,6 +143,7 @@ def _check_participants(root: Path, participants: list[str] | None) -> None:
         raise DatasetError(
             f"{root}: has no participant {_listed(missing)}; available: {_listed(present)}"
         )
+    return present
 
 
 def _check_unique(records: list[ImageRecord]) -> None:
@@ -166,10 +168,8 @@ def _check_present(records: list[ImageRecord], database_dir: str | Path | None) 
             )
 
 
-def _warn_missing(
-    records: list[ImageRecord], participants: list[str] | None, suffixes: list[str]
-) -> None:
-    missing = sorted(set(participants or ()) - {record.entities["subject"] for record in records})
+def _warn_missing(records: list[ImageRecord], participants: list[str], suffixes: list[str]) -> None:
+    missing = sorted(set(participants) - {record.entities["subject"] for record in records})
     if missing:
         _log.warning("no %s image matches for participant %s", "/".join(suffixes), _listed(missing))
 

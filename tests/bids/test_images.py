@@ -170,6 +170,13 @@ def test_participant_not_in_the_data_set(dataset):
         find_images(dataset, participants=["7", "01"])
 
 
+def test_all_participants_without_a_match_are_reported(dataset, caplog):
+    """An archive has to know of whom there is nothing."""
+    with caplog.at_level(logging.WARNING, "l2s_pydra"):
+        find_images(dataset)
+    assert "no T1w image matches for participant 03" in caplog.text
+
+
 def test_participant_without_a_match_is_reported(dataset, caplog):
     with caplog.at_level(logging.WARNING, "l2s_pydra"):
         found = find_images(dataset, participants=["02", "03"])

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from l2s_pydra import __version__
+from l2s_pydra.bids.provenance import run_record
 from l2s_pydra.config import preset
 from l2s_pydra.errors import ConfigError
 from l2s_pydra.workflows.cli import UsageError, demo_arguments, main, parse
@@ -181,6 +182,33 @@ def test_the_demo_is_a_command_line(tmp_path):
     assert options.levels == ("learn", "participant", "group")
     assert options.config.training.steps == 3
     assert options.command == ("l2s-pydra", *arguments, "--steps", "3")
+
+
+def test_relative_paths_are_recorded_whole(phantom, tmp_path, monkeypatch):
+    """What lies outside the folders of the run is cut from records only if it can be told."""
+    home = tmp_path / "someone"
+    for name in ("here", "models/model-x", "work ß"):
+        (home / name).mkdir(parents=True)
+    (home / "settings.json").write_text("{}")
+    monkeypatch.chdir(home / "here")
+    line = [
+        str(phantom),
+        "../out",
+        "participant",
+        "--model",
+        "../models/model-x",
+        "-w",
+        "../work ß",
+    ]
+    line += ["--set=synthesis.priors=@../settings.json", "--set", "training.steps=3"]
+    options = parse(line)
+    assert options.output_dir == home / "out"
+    assert options.model == str(home / "models" / "model-x")
+    record = run_record(run="x", command=options.command, settings={}, places=options.places)
+    assert record["command"]["line"] == [
+        *("l2s-pydra", "<bids_dir>", "<output_dir>", "participant", "--model", "model-x"),
+        *("-w", "<work_dir>", "--set=synthesis.priors=@settings.json", "--set", "training.steps=3"),
+    ]
 
 
 def test_usage_errors_are_configuration_errors(arguments):

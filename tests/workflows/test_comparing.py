@@ -1,6 +1,8 @@
 """Tables of everyone, made of those of each image."""
 
-from l2s_pydra.workflows.comparing import _join, _Segmented
+import logging
+
+from l2s_pydra.workflows.comparing import _join, _Segmented, _warn_without_volumes
 
 
 def test_rows_that_are_cut_short_cost_no_table(tmp_path):
@@ -22,3 +24,23 @@ def test_rows_that_are_cut_short_cost_no_table(tmp_path):
         ["sub-02_T1w", "1", "stem", "n/a", "n/a"],
         ["sub-03_T1w", "1", "stem", "20", "0.9"],
     ]
+
+
+def test_segmentations_without_volumes_are_told(tmp_path, caplog):
+    names = [
+        "sub-01_seg-tissue_desc-T1w_dseg.nii.gz",
+        "sub-01_seg-tissue_desc-T1w_morph.tsv",
+        "sub-01_seg-tissue_res-1mm_desc-T1w_dseg.nii.gz",
+        "sub-01_seg-other_desc-T1w_dseg.nii.gz",
+        "sub-01_seg-tissue_desc-T2w_dseg.nii.gz",
+    ]
+    folder = tmp_path / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    with caplog.at_level(logging.WARNING, "l2s_pydra"):
+        _warn_without_volumes(tmp_path, "tissue")
+    assert (
+        f"1 segmentation(s) without a table of volumes are not gathered, first sub-01/anat/{names[-1]}"
+        in caplog.text
+    )
