@@ -61,7 +61,9 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     dice = session.path("dice", segmentation=segmentation) if compared else None
     if dice:
         _join(list(compared), list(compared.values()), dice, roles)
-    _write_page(session, model, segmented, dice, (*failed, *failures))
+    _write_page(
+        session, model, segmented, dice or _earlier_dice(session, segmentation), (*failed, *failures)
+    )
     # Pages of participants show where their volumes lie in the group, which is known only now. The
     # tables follow them, so that a run that is interrupted in between finds other tables next time.
     _refresh_pages(session, volumes)
@@ -131,10 +133,15 @@ def rewrite_group(session: Session, model: ModelFiles | None) -> None:
         If there is nothing to show, or the choice is not clear.
     """
     segmentation, segmented = _find_segmented(session, model)
+    _write_page(session, model, segmented, _earlier_dice(session, segmentation), ())
+    _log.info("page of the group: %d image(s)", len(segmented))
+
+
+def _earlier_dice(session: Session, segmentation: str) -> Path | None:
+    """Table of Dice that an earlier run wrote, which stays where nothing is compared anew."""
     row = DATASET_OUTPUTS["dice"]
     dice = session.options.output_dir / dataset_path(row, segmentation=segmentation)
-    _write_page(session, model, segmented, dice if dice.is_file() else None, ())
-    _log.info("page of the group: %d image(s)", len(segmented))
+    return dice if dice.is_file() else None
 
 
 def _write_page(

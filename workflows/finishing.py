@@ -79,6 +79,7 @@ class Register:
     """What could not be done."""
     statuses: dict[str, Status] = attrs.field(factory=dict)
     """What became of each image, by its path below the raw data set."""
+    _by_participant: dict[str, dict[str, Status]] = attrs.field(factory=dict)
     _record: dict[str, Any] = attrs.field(factory=dict)
     _groups: Mapping[str, Any] | None = None
     _logs: dict[str, str] = attrs.field(factory=dict)
@@ -124,6 +125,7 @@ class Register:
             self._publish_image(todo, outcome, status)
         except (L2SError, OSError) as error:
             self.statuses.pop(image.relative_path, None)
+            self._by_participant.get(image.participant, {}).pop(image.relative_path, None)
             self.failed(image, _outcome_of(error))
 
     def failed(self, image: ImageRecord, outcome: Outcome, *, log: str = "") -> None:
@@ -280,8 +282,8 @@ class Register:
         self._stage_record(mine, participant)
 
     def _stage_record(self, mine: Session, participant: str) -> None:
-        own = [s for s in self.statuses.values() if s.image.participant == participant]
-        images = {status.image.relative_path: status.row for status in own}
+        own = self._by_participant.get(participant, {})
+        images = {name: status.row for name, status in own.items()}
         mine.stage_record({**self.record, "images": images}, [participant])
         write_text(mine.path("run_log", participant=participant), self._logs.get(participant, ""))
         self._told[participant] = len(own)
@@ -334,6 +336,7 @@ class Register:
     def _set(self, status: Status, *, quiet: bool = False) -> None:
         name = status.image.relative_path
         self.statuses[name] = status
+        self._by_participant.setdefault(status.image.participant, {})[name] = status
         time = "" if status.seconds is None else f" in {status.seconds:.0f} s"
         words = f"{name}: {status.what}{time} ({status.reason})"
         who = status.image.participant

@@ -49,6 +49,15 @@ def test_pages_of_some(copied, app, phantom):
     assert pages(copied.output) == {copied.output / "sub-02.html"}
 
 
+def test_dice_stays_on_the_page_where_nothing_is_compared_anew(copied, app, phantom):
+    table = (copied.output / "seg-tissue_dice.tsv").read_bytes()
+    run = app.plain(*arguments(copied, phantom, ["group"], "--skip-bids-validation"))
+    assert run.code == 0, run.said
+    assert "0 compared" in run.said
+    assert (copied.output / "seg-tissue_dice.tsv").read_bytes() == table
+    assert 'id="dice-images"' in (copied.output / "group.html").read_text(encoding="utf-8")
+
+
 def test_the_methods_text_is_printed_and_written(copied, app, phantom, finished):
     texts = [copied.output / "logs" / f"CITATION.{kind}" for kind in ("md", "html", "bib")]
     for text in texts:
