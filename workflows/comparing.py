@@ -62,7 +62,11 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     if dice:
         _join(list(compared), list(compared.values()), dice, roles)
     _write_page(
-        session, model, segmented, dice or _earlier_dice(session, segmentation), (*failed, *failures)
+        session,
+        model,
+        segmented,
+        dice or _earlier_dice(session, segmentation),
+        (*failed, *failures),
     )
     # Pages of participants show where their volumes lie in the group, which is known only now. The
     # tables follow them, so that a run that is interrupted in between finds other tables next time.
