@@ -84,8 +84,8 @@ def segmented(output_dir: str | Path, participant: str = "sub-*") -> Iterator[Se
     ----------
     output_dir : path
         Root of the derivative.
-    participant : str, default="sub-*"
-        Whose images; everyone's by default.
+    participant : str
+        Whose images, ``sub-<label>``; everyone's by default.
     """
     for path, values in _sidecars(Path(output_dir), participant):
         use, source = _use(path.name, values), _source(values)

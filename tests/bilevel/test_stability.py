@@ -174,9 +174,11 @@ def test_fixed_estimators_are_not_checked(config, train):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-# PyTorch's compiler imports it, where no setuptools takes its place.
 @pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning")
-def test_compiled_training_learns_the_same(config, train):
+@pytest.mark.filterwarnings("ignore:Reliance on distutils from stdlib is deprecated:UserWarning")
+def test_compiled_training_learns_the_same(config, train, monkeypatch):
+    # PyTorch's compiler imports setuptools, which refuses to be where distutils was imported before.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     settings = config(training__steps=WARMUP + 3)
     one, two = train(settings), train(settings.evolve(training__compile=True))
     for key, value in one.state.phi.items():
