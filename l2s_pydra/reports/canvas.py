@@ -48,6 +48,8 @@ def save_png(figure: Any, path: str | Path) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # By default the version of Matplotlib would be written into the file.
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    # By default the version of Matplotlib would be written into the file. Level 3 takes less than half
+    # the time of the default, and makes overlays of brains a little smaller.
+    options = {"compress_level": 3}
+    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs=options)
     return path
