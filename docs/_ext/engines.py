@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 from nipype.interfaces.base import BaseInterface, isdefined
+from pydra.compose import workflow
 from pydra.compose.base import Task
 from pydra.utils.general import get_fields
 from sphinx.application import Sphinx
@@ -58,8 +59,10 @@ def _table(title: str, entries: Iterator[_Entry]) -> list[str]:
 
 def _explain(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     if _is_task(value):
-        if ":Parameters:" in lines:  # workflows keep the docstring of their function
-            return
+        if ":Parameters:" in lines:
+            if issubclass(value, workflow.Task):
+                return
+            del lines[lines.index(":Parameters:") :]  # the tables say that, with types and defaults
         lines += ["", *_table("Inputs", _of_task(get_fields(value)))]
         lines += _table("Outputs", _of_task(get_fields(value.Outputs)))
     elif _is_interface(value) and value.input_spec and value.output_spec:

@@ -8,12 +8,13 @@ from fileformats.text import Tsv
 from pydra.compose import python
 
 from .. import __version__
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["Assess"]
 
 
-@python.define
+@define
 class Assess(python.Task["Assess.Outputs"]):
     """Segment labelled images with a model and compare with their labels.
 

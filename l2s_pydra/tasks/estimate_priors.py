@@ -10,12 +10,13 @@ from fileformats.text import Tsv
 from pydra.compose import python
 
 from .. import __version__
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["EstimatePriors"]
 
 
-@python.define
+@define
 class EstimatePriors(python.Task["EstimatePriors.Outputs"]):
     """Measure labelled images, for priors of the generator's intensities.
 

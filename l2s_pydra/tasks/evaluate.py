@@ -7,12 +7,13 @@ from fileformats.text import Tsv
 from pydra.compose import python
 
 from .. import __version__
+from .define import define
 from .resources import Image
 
 __all__ = ["Evaluate"]
 
 
-@python.define
+@define
 class Evaluate(python.Task["Evaluate.Outputs"]):
     """Compare segmentations with reference labels on the same grids.
 

@@ -11,12 +11,13 @@ from pydra.compose import python
 
 from .. import __version__
 from .checks import one_of
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["Learn"]
 
 
-@python.define
+@define
 class Learn(python.Task["Learn.Outputs"]):
     """Train a segmentation model.
 

@@ -10,12 +10,13 @@ from pydra.compose import python
 
 from .. import __version__
 from .checks import one_of
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["LearnSynthesis"]
 
 
-@python.define
+@define
 class LearnSynthesis(python.Task["LearnSynthesis.Outputs"]):
     """Learn how synthetic images shall look, together with a segmenter (Learn2Synth).
 

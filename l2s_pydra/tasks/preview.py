@@ -10,12 +10,13 @@ from pydra.compose import python
 
 from .. import __version__
 from .checks import at_least, one_of
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["Preview"]
 
 
-@python.define
+@define
 class Preview(python.Task["Preview.Outputs"]):
     """Draw what a training would see, and train nothing.
 

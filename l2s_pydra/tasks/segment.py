@@ -9,12 +9,13 @@ from pydra.compose import python
 
 from .. import __version__
 from .checks import at_least
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["Segment"]
 
 
-@python.define
+@define
 class Segment(python.Task["Segment.Outputs"]):
     """Segment one image and stage what BIDS wants to know about it.
 

@@ -11,12 +11,13 @@ from pydra.compose import python
 
 from .. import __version__
 from .checks import at_least, share
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["SynthesizeImages"]
 
 
-@python.define
+@define
 class SynthesizeImages(python.Task["SynthesizeImages.Outputs"]):
     """Draw synthetic images from label maps, as a training would.
 

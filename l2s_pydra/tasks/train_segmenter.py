@@ -10,12 +10,13 @@ from pydra.compose import python
 
 from .. import __version__
 from .checks import one_of
+from .define import define
 from .resources import Image, Resources
 
 __all__ = ["TrainSegmenter"]
 
 
-@python.define
+@define
 class TrainSegmenter(python.Task["TrainSegmenter.Outputs"]):
     """Train a segmenter with a synthesis that stays as it is.
 

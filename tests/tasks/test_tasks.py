@@ -226,8 +226,8 @@ def test_every_task_has_a_version_and_says_what_each_input_is(task):
     assert len(TASKS) == 9
     fields = {field.name: field for field in get_fields(task)}
     assert fields["code_version"].default == __version__
-    assert task.__doc__
     for name, field in fields.items():
         assert field.help or name == "function", name
+        assert f"    {name} : " in task.__doc__ or name == "function", "shown by help()"
     for field in get_fields(task.Outputs):
         assert field.help, field.name
