@@ -21,8 +21,8 @@ from .uses import Segmented, Use, counted_uses, segmented
 __all__ = ["known_uses"]
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
-_COUNTED = ("contrasts", "participants")
+_FORMAT = 2
+_COUNTED = ("contrasts", "participants", "volumes")
 Known = dict[str, list[Segmented]]
 
 
@@ -67,7 +67,7 @@ def _to_json(known: Known) -> dict[str, Any]:
             attrs.asdict(use, filter=lambda field, _: field.name not in _COUNTED) for use in uses
         ],
         "participants": {
-            name: [[number[image.use], image.participant, image.suffix] for image in images]
+            name: [[number[i.use], i.participant, i.suffix, i.volumes] for i in images]
             for name, images in known.items()
         },
     }
@@ -92,5 +92,10 @@ def _read(place: Path) -> Known:
 
 
 def _images(rows: Iterable[Any], uses: list[Use]) -> Iterable[Segmented]:
-    for number, participant, suffix in rows:
-        yield Segmented(use=uses[number], participant=str(participant), suffix=str(suffix))
+    for number, participant, suffix, volumes in rows:
+        yield Segmented(
+            use=uses[number],
+            participant=str(participant),
+            suffix=str(suffix),
+            volumes=bool(volumes),
+        )

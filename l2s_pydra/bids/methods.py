@@ -86,7 +86,7 @@ def methods(
     by_sum = {str(model["sha256"]): model for model in known}
     parts = ["# Methods", _lead(uses)]
     parts += [_segmentation(use, by_sum.get(use.sha256, {}), len(uses) > 1) for use in uses]
-    if uses:
+    if any(use.volumes for use in uses):
         parts.append(_VOLUMES)
     for model in known:
         parts += training_text(model)

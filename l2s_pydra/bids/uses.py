@@ -41,6 +41,8 @@ class Use:
     """Number of images of each suffix."""
     participants: int = attrs.field(default=0, eq=False)
     """Number of participants."""
+    volumes: bool = attrs.field(default=False, eq=False)
+    """Whether there are tables of volumes."""
 
     @property
     def images(self) -> int:
@@ -58,6 +60,8 @@ class Segmented:
     """``sub-<label>``."""
     suffix: str
     """Of the image."""
+    volumes: bool
+    """Whether there is a table of volumes."""
 
 
 def find_uses(output_dir: str | Path) -> list[Use]:
@@ -91,19 +95,31 @@ def segmented(output_dir: str | Path, participant: str = "sub-*") -> Iterator[Se
         use, source = _use(path.name, values), _source(values)
         if use is not None and source is not None:
             suffix = source.rpartition("_")[2].partition(".")[0]
-            yield Segmented(use=use, participant=source.partition("/")[0], suffix=suffix)
+            table = path.with_name(path.name.replace("_dseg.json", "_morph.tsv"))
+            yield Segmented(
+                use=use,
+                participant=source.partition("/")[0],
+                suffix=suffix,
+                volumes=table.is_file(),
+            )
 
 
 def counted_uses(images: Iterable[Segmented]) -> list[Use]:
     """Count images and participants of each use; the one with the most images first."""
     contrasts: dict[Use, Counter[str]] = {}
     participants: dict[Use, set[str]] = {}
+    measured = set()
     for image in images:
+        if image.volumes:
+            measured.add(image.use)
         contrasts.setdefault(image.use, Counter())[image.suffix] += 1
         participants.setdefault(image.use, set()).add(image.participant)
     found = [
         attrs.evolve(
-            use, contrasts=dict(sorted(count.items())), participants=len(participants[use])
+            use,
+            contrasts=dict(sorted(count.items())),
+            participants=len(participants[use]),
+            volumes=use in measured,
         )
         for use, count in contrasts.items()
     ]

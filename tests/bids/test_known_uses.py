@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from l2s_pydra.bids import uses as reading
-from l2s_pydra.bids.derivatives import write_json
+from l2s_pydra.bids.derivatives import write_json, write_text
 from l2s_pydra.bids.known_uses import known_uses
 from l2s_pydra.bids.provenance import sidecar
 from l2s_pydra.bids.publishing import HIDDEN, USES, publish
@@ -23,7 +23,10 @@ def segment(root, who, model="m1", suffix="T1w"):
         model=MODELS[model],
         details={"FlipAveraging": True, "LargestPieceOnly": {"Structures": ["a", "b"]}},
     )
-    write_json(root / who / "anat" / f"{who}_seg-x_desc-{suffix}_dseg.json", values)
+    stem = f"{who}_seg-x_desc-{suffix}"
+    write_json(root / who / "anat" / f"{stem}_dseg.json", values)
+    if who == "sub-01":
+        write_text(root / who / "anat" / f"{stem}_morph.tsv", "index\tname\tvolume-mm3\n")
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def read(monkeypatch):
 
 def same(found, root):
     def told(uses):
-        return [(use, dict(use.contrasts), use.participants) for use in uses]
+        return [(use, dict(use.contrasts), use.participants, use.volumes) for use in uses]
 
     return told(found) == told(find_uses(root))
 

@@ -63,6 +63,14 @@ def test_uses_are_counted_from_the_sidecars(derivative):
     assert known[1] == {"name": "m2", "sha256": TWO}
 
 
+def test_volumes_are_spoken_of_where_there_are_tables_of_them(derivative):
+    assert "volume-mm3" not in methods(find_uses(derivative), [], versions=VERSIONS).markdown
+    table = derivative / "sub-03/anat/sub-03_seg-tissue_desc-T1w_morph.tsv"
+    write_text(table, "index\tname\tvolume-mm3\n")
+    assert [use.volumes for use in find_uses(derivative)] == [False, True]
+    assert "`volume-mm3`" in methods(find_uses(derivative), [], versions=VERSIONS).markdown
+
+
 def test_outputs_on_the_grid_of_the_network_are_no_second_image(derivative):
     before = find_uses(derivative)
     values = sidecar(
