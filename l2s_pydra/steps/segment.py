@@ -159,9 +159,11 @@ def segment(
     if network and not is_placed(volume.header):
         network = False
         result.warnings.append(_NOWHERE)
+    # In a pipeline the file may have the name of a cache; ``source`` says whose it is.
+    where = image if image.as_posix().endswith(source) else f"{source} ({image})"
     # What is odd about the file was logged where it was read
     for warning in (*result.warnings, *(f["text"] for f in result.flags)):
-        logger.warning("%s: %s", image, warning)
+        logger.warning("%s: %s", where, warning)
     staged = Staged(
         root=Path(out_dir),
         model=model,

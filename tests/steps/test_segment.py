@@ -250,6 +250,13 @@ def test_what_is_odd_about_a_file_is_logged_once(phantom, run, caplog):
     assert [str(path) in text for text in said if "lengths in metres" in text] == [True]
 
 
+def test_a_warning_says_whose_image_a_file_of_a_cache_is(phantom, run, caplog):
+    path, truth = phantom(LIA)
+    run(modified(path, lambda d: 100.0 * (truth == WHITE)))
+    (said,) = [r.getMessage() for r in caplog.records if "not found: grey" in r.getMessage()]
+    assert said.startswith(f"sub-01/ses-a/anat/sub-01_ses-a_run-2_T1w.nii.gz ({path.parent}")
+
+
 def test_warns_of_a_head_where_the_model_knows_brains(make_model):
     loaded = Model.load(make_model())
     working = np.zeros((20, 20, 20), dtype=np.float32)
