@@ -34,6 +34,7 @@ OURS = {
     "tasks": FLOOR_0 | {"steps", "tasks"},
     "interfaces": FLOOR_0 | {"steps", "interfaces"},
     "workflows": FLOOR_0 | {"bids", "steps", "tasks", "interfaces", "workflows", "bids_examples"},
+    "__main__": {"workflows"},
 }
 EXCEPTIONS = {
     "l2s_pydra/__init__.py": {"steps"},
@@ -55,6 +56,7 @@ THIRD_PARTY = {
     "tasks": BASE | {"fileformats", "pydra"},
     "interfaces": BASE | {"nipype"},
     "workflows": BASE | {"cloudpickle", "fileformats", "nipype", "pydra", "yaml"},
+    "__main__": set(),
 }
 
 

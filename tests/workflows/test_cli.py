@@ -221,7 +221,7 @@ def test_an_invalid_data_set_is_16(data, tmp_path, capsys):
     (data / "sub-04" / "anat" / "sub-04_T1x.nii.gz").write_bytes(b"")
     command = [str(data), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work")]
     done = subprocess.run(
-        [sys.executable, "-m", "l2s_pydra.workflows.cli", *command],
+        [sys.executable, "-m", "l2s_pydra", *command],
         capture_output=True,
         text=True,
         check=False,
