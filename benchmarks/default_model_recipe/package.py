@@ -7,7 +7,8 @@ FOLDER is that of ``train.py``; the last finished stage is taken. ``--judged`` i
 ``benchmarks/default_model.py --out`` wrote of the packaged model: package first without it, judge,
 then package again with it and ``--replace``. The package gets the weights (float16, safetensors),
 settings, labels, the logs of all stages, the tables, Dice on the ICBM 152 template (for a test that
-these weights always do the same), and the checksums of all of them.
+these weights always do the same), pictures of the template as it is and as it fails, and the checksums
+of all of them. Pictures of the scans that it was judged on are not packaged: their licence is another.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import csv
 import hashlib
 import json
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ The command:
 On synthetic images of the held-out heads, at the end: mean Dice {best_dice:.3f}.
 
 {judged}
+{pictures}
 ## Limits
 
 - Structures of less than about {least_mm3:.0f} mm3 are below what the working grid resolves.
@@ -74,10 +77,26 @@ JUDGED = """\
 On real scans, none of which was trained on or chose anything: mean Dice and half of its 95 % interval
 over participants, left and right together. First the scans as they are, then contrasts that were
 simulated from them. Below: what becomes of one segmentation when the image is changed; Dice with that
-of the unchanged image. Pictures are in `figures`.
+of the unchanged image.
 
 {tables}
+### Where it fails
+
+{failures}
 """
+PICTURES = """\
+## Pictures
+
+The ICBM 152 template, which nilearn has on board, as it is and changed; Dice with the segmentation of
+the template as it is, mean over labels (lowest label).
+
+{pictures}
+"""
+PICTURED = (
+    "contrast upside down", "6 mm slices", "Rician noise, 10 % of the range",
+    "turned by 30 degrees about the y axis", "bias field from 1/2 to 2", "lower quarter missing",
+)  # fmt: skip
+"""Changes of the template that are drawn."""
 NOT_JUDGED = "It was not judged on real scans yet.\n"
 
 
@@ -122,7 +141,81 @@ def write_log(source: Path, target: Path) -> None:
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def card(record: dict[str, Any], stages: str, judged: Path | None) -> str:
+def failures_in_words(judged: Path) -> str:
+    """The images, structures and changes that went worst."""
+    with (judged / "accuracy.tsv").open(encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file, delimiter="\t") if r["dice"] != "nan"]
+    with (judged / "robustness.tsv").open(encoding="utf-8") as file:
+        changes = sorted(csv.DictReader(file, delimiter="\t"), key=lambda r: float(r["dice"]))
+    images: dict[str, list[float]] = {}
+    for row in rows:
+        images.setdefault(f"{row['contrast']} of {row['participant']}", []).append(
+            float(row["dice"])
+        )
+    means = sorted((statistics.fmean(values), name) for name, values in images.items())
+    worst = sorted(rows, key=lambda r: float(r["dice"]))[:5]
+    lost = [f"{r['structure']} ({r['contrast']})" for r in rows if r["lost"] == "True"]
+    told = ", ".join(
+        f"{r['structure']} {float(r['dice']):.2f} ({r['contrast']} of {r['participant']})"
+        for r in worst
+    )
+    harmful = ", ".join(f"{r['change']} {float(r['dice']):.2f}" for r in changes[:3])
+    return (
+        f"- Worst images, mean Dice: {', '.join(f'{name} {value:.2f}' for value, name in means[:3])}.\n"
+        f"- Worst structures: {told}.\n"
+        f"- Structures of which nothing was found: {', '.join(lost) or 'none'}.\n"
+        f"- Worst changes: {harmful}.\n"
+    )
+
+
+def draw_template(target: Path) -> str:
+    """Draw what the model makes of the template, changed too; captions for the card."""
+    import _changes
+    import nibabel
+    import numpy as np
+    from default_model import dice
+    from nilearn.datasets import load_mni152_template
+
+    from l2s_pydra import load_model
+    from l2s_pydra.reports import draw_sheet
+
+    model = load_model(target)
+    template = load_mni152_template(resolution=1)
+    image = nibabel.Nifti1Image(template.get_fdata(dtype=np.float32), template.affine)
+    clean = np.asarray(model.segment(image, device="cpu").labels.dataobj)
+    values = [label.index for label in model.model.scheme.labels if label.index]
+    lines = []
+
+    def draw(title: str, key: str, changed: Any, labels: Any) -> None:
+        shown = [
+            nibabel.as_closest_canonical(nibabel.Nifti1Image(np.float32(data), changed.affine))
+            for data in (changed.get_fdata(), labels)
+        ]
+        draw_sheet(
+            [shown[0].get_fdata()],
+            [np.asarray(shown[1].dataobj).astype(np.int16)],
+            [title],
+            target / "figures" / f"{key}.png",
+            affine=shown[0].affine,
+            limits=(0.0, float(np.percentile(changed.get_fdata(), 99.5))),
+            columns=1,
+            width_px=900,
+        )
+        lines.append(f"![{title}](figures/{key}.png)\n\n{title}\n")
+
+    draw("as it is", "template", image, clean)
+    for change in _changes.CHANGES:
+        if change.name in PICTURED:
+            changed, back = change.make(image)
+            labels = np.asarray(model.segment(changed, device="cpu").labels.dataobj)
+            found, kept = back(labels, clean, model.model.scheme)
+            scores = [v for v in dice(found, kept, values).values() if v == v]
+            title = f"{change.name}: {statistics.fmean(scores):.2f} ({min(scores):.2f})"
+            draw(title, change.key.lower(), changed, labels)
+    return PICTURES.format(pictures="\n".join(lines))
+
+
+def card(record: dict[str, Any], stages: str, judged: Path | None, pictures: str) -> str:
     """Model card."""
     tables = (judged / "default_model.md").read_text(encoding="utf-8") if judged else ""
     learn = record["learn"]
@@ -137,7 +230,10 @@ def card(record: dict[str, Any], stages: str, judged: Path | None) -> str:
         best_dice=record["best_dice"],
         least_mm3=8 * learn["spacing_mm"] ** 3,
         stages=stages,
-        judged=JUDGED.format(tables=tables) if judged else NOT_JUDGED,
+        judged=JUDGED.format(tables=tables, failures=failures_in_words(judged))
+        if judged
+        else NOT_JUDGED,
+        pictures=pictures,
     )
 
 
@@ -160,7 +256,7 @@ def package(folders: list[Path], target: Path, judged: Path | None) -> None:
             shutil.copy(judged / name, target / name)
     scores = _template_dice(target)
     (target / "template.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    text = card(record, stages_in_words(folders), judged)
+    text = card(record, stages_in_words(folders), judged, draw_template(target) if judged else "")
     (target / "MODELCARD.md").write_text(text, encoding="utf-8")
     models.write_checksums(target)
     size = sum(path.stat().st_size for path in target.rglob("*"))
