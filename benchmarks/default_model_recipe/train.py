@@ -4,8 +4,8 @@
 
 LABEL_MAPS is the BIDS derivative with the public label maps of SynthSeg (20 heads, Apache-2.0), FOLDER
 gets ``stage-1`` to ``stage-4`` with a model each, and ``work`` with checkpoints. No real image is
-used. The same command goes on after an interruption. Voxel sizes go from 4 to 2 mm, as a step at
-4 mm costs an eighth of one at 2 mm; ``stage*.json`` hold the settings, seeds included.
+used. The same command goes on after an interruption. Voxel sizes go from 4 to 1.5 mm, as a voxel of
+4 mm stands for eight of 2 mm; ``stage*.json`` hold the settings, seeds included.
 """
 
 import sys
