@@ -137,6 +137,11 @@ class SynthesisConfig:
     """Largest standard deviation of added noise; drawn ~ U(0, s)."""
     rician_share: float = attrs.field(default=0.5, validator=share)
     """Share of images that are magnitudes, with Rician noise; Gaussian in the others."""
+    coverage_share: float = attrs.field(default=0.0, validator=share)
+    """Share of images of which only a slab across one random axis is seen, as of a scan that does not
+    cover the head."""
+    coverage_least_mm: float = attrs.field(default=15.0, validator=positive)
+    """Least thickness of the slab, mm; drawn ~ U(m, size of the image)."""
     oversampling: int = attrs.field(default=2, validator=validators.in_((1, 2, 3, 4)))
     """Labels are warped on a grid this many times finer than the working one, then pooled,
     so that partial volume exists."""

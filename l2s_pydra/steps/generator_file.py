@@ -57,6 +57,8 @@ _RANGES: dict[str, tuple[str, str]] = {
     "spacing_slices_mm": ("from spacing", "mm"),
     "noise_std": ("from zero", _LEVEL),
     "rician_share": ("chance", _SHARE),
+    "coverage_share": ("chance", _SHARE),
+    "coverage_least_mm": ("constant", "mm"),
     "oversampling": ("constant", "fine voxels per voxel and axis"),
 }
 """Kind of distribution and unit of each field of SynthesisConfig; priors go to the groups."""

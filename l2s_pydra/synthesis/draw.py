@@ -71,6 +71,8 @@ class SynthesisDraw:
     """Standard deviation of the noise of each channel, at the resolution of the acquisition."""
     rician: bool
     """Whether the image is a magnitude, with noise in the real and the imaginary part."""
+    coverage: tuple[int, int, int] | None = None
+    """Slab that is seen: axis, first working voxel of the image, number of voxels; None is all."""
 
     @property
     def anisotropic(self) -> bool:
@@ -154,6 +156,10 @@ class SynthesisDraw:
         axis, count, strength = self.ghosts
         if strength > 0:
             shown["ghosts"] = f"{count} along {'xyz'[axis]}, {100 * strength:.0f} %"
+        if self.coverage is not None:
+            shown["seen (mm)"] = (
+                f"{self.coverage[2] * spacing_mm:.0f} along {'xyz'[self.coverage[0]]}"
+            )
         if len(self.lesions):
             radius = float(self.lesions[:, 1].max()) * fine_mm
             shown["lesions"] = f"{len(self.lesions)}, radius up to {radius:.1f} mm"
@@ -216,6 +222,7 @@ class Drawer:
             **self._content(rng),
             **self._signal(rng, appearance=appearance),
             **self._acquisition(rng, appearance=appearance),
+            coverage=self._coverage(rng) if appearance else None,
         )
 
     @property
@@ -352,6 +359,17 @@ class Drawer:
             "noise_std": tuple(noise.tolist()) if appearance else (0.0,) * c.channels,
             "rician": bool(rng.random() < c.rician_share),
         }
+
+    def _coverage(self, rng: np.random.Generator) -> tuple[int, int, int] | None:
+        """Draw the part that is seen; last, so that older records are drawn as they were."""
+        c = self.config
+        if rng.random() >= c.coverage_share:
+            return None
+        size = c.crop or self.working_shape
+        axis = int(rng.integers(self.ndim))
+        least = min(float(size[axis]), c.coverage_least_mm / self.spacing_mm)
+        count = max(1, round(rng.uniform(least, size[axis])))
+        return axis, int(rng.integers(size[axis] - count + 1)), count
 
 
 def _float(values: Any) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..normalisation import normalise
+from ..targets import is_class_map
 from . import artefacts, deformation, intensity, resolution
 from .draw import SynthesisDraw
 from .noise import standard_normal
@@ -134,6 +135,27 @@ def acquire(x: Tensor, draw: SynthesisDraw, tissue: Tensor | None) -> Tensor:
     noisy = add_noise(low, draw)
     image = resolution.restore(noisy, size) if draw.anisotropic else noisy
     return image if tissue is None else image * (tissue > 0)
+
+
+def cover(image: Tensor, target: Tensor, draw: SynthesisDraw) -> tuple[Tensor, Tensor]:
+    """Normalise an image (C, *S), and make black and background what the draw does not see of it.
+
+    The range of intensities is that of the part that is seen, as it would be of a scan of it.
+    """
+    if draw.coverage is None:
+        return normalise(image[:, None])[:, 0], target
+    axis, first, count = draw.coverage
+    seen = (slice(None),) * axis + (slice(first, first + count),)
+    black = torch.zeros_like(image)
+    black[:, *seen] = normalise(image[:, *seen][:, None])[:, 0]
+    if is_class_map(target):
+        empty = torch.zeros_like(target)
+        empty[seen] = target[seen]
+    else:
+        empty = torch.zeros_like(target)
+        empty[0] = 1
+        empty[:, *seen] = target[:, *seen]
+    return black, empty
 
 
 def add_noise(x: Tensor, draw: SynthesisDraw) -> Tensor:

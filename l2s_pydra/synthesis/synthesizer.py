@@ -19,7 +19,7 @@ from . import deformation, intensity
 from .draw import Drawer, SynthesisDraw
 from .lesions import blobs, eligible_centers
 from .noise import standard_normal
-from .sample import Sample, acquire, modulate, stack
+from .sample import Sample, acquire, cover, modulate, stack
 
 __all__ = ["GenerationLabels", "Synthesizer"]
 
@@ -268,7 +268,7 @@ class Synthesizer:
         target = channels
         if factor > 1:
             target = intensity.soft_labels(channels, self.labels.n_channels, factor)
-        return normalise(image[:, None])[:, 0], target, groups
+        return *cover(image, target, draw), groups
 
     def _warped(self, draw: SynthesisDraw, device: torch.device) -> tuple[Tensor, Tensor]:
         """Group and class of each fine voxel: two (*F,) integer tensors."""
@@ -388,4 +388,5 @@ class Synthesizer:
         # Before gamma, which makes what interpolation leaves outside a stripped head visible.
         tissue = (moved > _BLACK).float() if not self.background_always else None
         x = modulate(moved[None], draw, self.working_shape)
-        return normalise(acquire(x, draw, tissue)[None])[0, 0], target
+        seen, target = cover(acquire(x, draw, tissue), target, draw)
+        return seen[0], target

@@ -1,0 +1,77 @@
+"""Images of which only a slab is seen."""
+
+import pytest
+import torch
+
+from l2s_pydra.normalisation import normalise
+from l2s_pydra.synthesis import SynthesisDraw
+
+SIZES = [(24, 28, 32), (40, 36)]
+
+
+def covered(synthesizer, count=40):
+    """Draws with a slab."""
+    draws = [synthesizer.draw(seed) for seed in range(count)]
+    return [draw for draw in draws if draw.coverage is not None]
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_not_seen_is_black_and_background(make, size, oversampling):
+    settings = {"oversampling": oversampling, "coverage_least_mm": 4}
+    whole = make(size, **settings)
+    part = make(size, coverage_share=1.0, **settings)
+    for seed in range(6):
+        draw = part.draw(seed)
+        axis, first, count = draw.coverage
+        seen = torch.zeros(whole.working_shape, dtype=torch.bool)
+        seen.movedim(axis, 0)[first : first + count] = True
+        got, all_of_it = part.render([draw]), whole.render([whole.draw(seed)])
+        assert not got.image[0, 0][~seen].any()
+        if got.target.is_floating_point():
+            assert bool((got.target[0, 0][~seen] == 1).all())
+            assert torch.equal(got.target[0][:, seen], all_of_it.target[0][:, seen])
+        else:
+            assert not got.target[0][~seen].any()
+            assert torch.equal(got.target[0][seen], all_of_it.target[0][seen])
+        # The rest is the same head, on the range of intensities of the slab
+        slab = all_of_it.image[0, 0].movedim(axis, 0)[first : first + count]
+        mine = got.image[0, 0].movedim(axis, 0)[first : first + count]
+        inside = (slab > 0) & (slab < 2) & (mine > 0) & (mine < 2)
+        assert float(torch.corrcoef(torch.stack([slab[inside], mine[inside]]))[0, 1]) > 0.9999
+        torch.testing.assert_close(mine, normalise(mine[None, None])[0, 0], atol=0.02, rtol=0)
+
+
+def test_slabs_are_as_frequent_and_as_thick_as_asked_for(make):
+    synthesizer = make((24, 28, 32), coverage_share=0.5, coverage_least_mm=6)
+    draws = covered(synthesizer, 400)
+    assert len(draws) == pytest.approx(200, abs=40)  # four standard deviations
+    voxel = synthesizer.spacing_mm
+    for axis, first, count in (draw.coverage for draw in draws):
+        size = synthesizer.working_shape[axis]
+        assert 6 / voxel - 0.5 <= count <= size
+        assert 0 <= first <= size - count
+    for axis in range(3):
+        counts = [draw.coverage[2] for draw in draws if draw.coverage[0] == axis]
+        assert min(counts) < 10 / voxel < 0.8 * synthesizer.working_shape[axis] < max(counts)
+
+
+def test_draws_of_older_records_and_of_learned_images_see_everything(make):
+    synthesizer = make((24, 28, 32), coverage_share=1.0)
+    assert synthesizer.draw(3, appearance=False).coverage is None
+    with_slab, without = synthesizer.draw(3), make((24, 28, 32)).draw(3)
+    assert torch.equal(with_slab.log_bias, without.log_bias)
+    assert with_slab.noise_std == without.noise_std
+    again = SynthesisDraw.from_json(with_slab.to_json())
+    assert again.coverage == with_slab.coverage
+    old = without.to_json().replace(', "coverage": null', "")
+    assert "coverage" not in old
+    assert SynthesisDraw.from_json(old).coverage is None
+
+
+def test_a_slab_is_told(make):
+    synthesizer = make((24, 28, 32), coverage_share=1.0)
+    draw = synthesizer.draw(0)
+    axis, _, count = draw.coverage
+    assert draw.summary(spacing_mm=2.0)["seen (mm)"] == f"{2 * count} along {'xyz'[axis]}"
+    assert "seen (mm)" not in make((24, 28, 32)).draw(0).summary()
