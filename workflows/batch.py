@@ -243,24 +243,29 @@ class BatchJobs(Scheduler):
             records = self._records(job.cache_root)
             # Before the job is: should this process be killed now, the next run finds the job.
             records.write(job.checksum, folder)
-            # A command that timed out may have submitted it all the same.
-            job_id = self._job_in(folder) if again else ""
-            code, said, error = (0, job_id, "") if job_id else ask(command)
-            job_id = job_id or (self.job_id(said) if code == 0 else None) or ""
-            if job_id:
+            job_id: str | None = None
+            if again:
+                # A command that timed out may have submitted it all the same.
+                code, said, error = ask(self.listing())
+                if code:  # nor is it submitted once more while that cannot be told
+                    return "", code, error or said
+                job_id = self._job_in(folder, said)
+            if job_id is None:
+                code, said, error = ask(command)
+                job_id = self.job_id(said) if code == 0 else None
+            if job_id is not None:
                 self._mine[job_id] = records, job.checksum
                 records.write(job.checksum, folder, job_id)
-            else:
+            elif code and not is_busy(error or said):
                 records.forget(job.checksum)
-            return job_id, code, error or said
+            return job_id or "", code, error or said
         finally:
             self._submitting.discard(folder)
 
-    def _job_in(self, folder: Path) -> str:
-        """Job that is waiting or running in a folder."""
-        code, said, _ = ask(self.listing())
-        living = self.living(said) if code == 0 else {}
-        return next((job_id for job_id, place in living.items() if place == str(folder)), "")
+    def _job_in(self, folder: Path, said: str) -> str | None:
+        """Job in a list that is waiting or running in a folder."""
+        living = self.living(said)
+        return next((job_id for job_id, place in living.items() if place == str(folder)), None)
 
     async def _watch(self, job_id: str, demand: Demand) -> Fate | None:
         """Wait until a job is no longer waiting or running; how it ended, if that can be told."""
@@ -343,40 +348,67 @@ class BatchJobs(Scheduler):
         -------
         frozenset of str
             Checksums of their tasks, whose entries in the cache must be left alone.
+
+        Raises
+        ------
+        JobError
+            If there may be such jobs, and the scheduler does not answer.
         """
         records = self._records(cache)
-        self._adopted = {}
-        if records.there():
-            code, said, _ = ask(self.listing())
-            if code == 0:
-                self._adopted = dict(records.matched(self.living(said)))
+        self._adopted = dict(records.matched(self._listed())) if records.there() else {}
         return frozenset(self._adopted)
+
+    def _listed(self) -> dict[str, str]:
+        """Jobs that are waiting or running; a scheduler that is busy is asked again."""
+        for attempt in range(_SUBMISSIONS):
+            code, said, error = ask(self.listing())
+            if code == 0:
+                return self.living(said)
+            if code == 127 or attempt + 1 == _SUBMISSIONS:
+                break
+            time.sleep(self.busy_delay * 2.0**attempt)
+        raise JobError(
+            f"{self.SCHEDULER} does not answer ({' '.join(error.split())}); jobs of an earlier run "
+            "may be under way, and are not to be submitted again: run the same command later"
+        )
 
     def _forget(self, job_id: str) -> None:
         if job_id in self._mine:
             records, checksum = self._mine.pop(job_id)
             records.forget(checksum)
 
-    def _cancel(self) -> list[str]:
-        """End all jobs that this run waits for."""
+    def _cancel(self) -> set[str]:
+        """End all jobs that this run waits for; those of which the scheduler did not take note."""
         job_ids = list(self._mine)
+        unheard: set[str] = set()
         for start in range(0, len(job_ids), 100):
-            ask(self.cancelling(job_ids[start : start + 100]))
-        return job_ids
+            some = job_ids[start : start + 100]
+            code, _, _ = ask(self.cancelling(some))
+            unheard |= set(some) if code else set()
+        return unheard
 
     def close(self) -> None:
-        """End all jobs that this run still waits for, and see them gone."""
+        """End all jobs that this run still waits for, and see them gone.
+
+        Those that go on, as the scheduler does not answer, are left for the next run to find.
+        """
         self._ended.set()
         until = time.monotonic() + 20
         while self._submitting and time.monotonic() < until:
             time.sleep(0.1)
-        job_ids = self._cancel()
-        for job_id in job_ids:
-            self._forget(job_id)
+        going_on = self._cancel()
+        job_ids = set(self._mine)
         until = time.monotonic() + (20 if job_ids else 0)
         while time.monotonic() < until:
             code, said, _ = ask(self.listing())
-            if code or not self.living(said).keys() & job_ids:
+            if code:
+                break
+            living = self.living(said).keys()
+            going_on &= living
+            if not living & job_ids:
                 break
             time.sleep(0.5)
+        for job_id in job_ids - going_on:
+            self._forget(job_id)
+        self._mine.clear()
         self._places = self._asking = self._adopted = None

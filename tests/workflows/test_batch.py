@@ -168,7 +168,12 @@ def test_a_scheduler_that_is_busy_is_asked_again(commands, outcome):
         sacct="echo 'COMPLETED|0:0|None'",
     )
     assert outcome(slurm()).outputs
-    assert sum(line.startswith("squeue") for line in called()) == 2
+    # While it does not say whether there is a job, none is submitted.
+    assert sum(line.startswith("squeue") for line in called()) == 3
+    assert sum(line.startswith("sbatch") for line in called()) == 2
+
+
+SILENT = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
 
 
 def test_one_question_serves_all_jobs(commands, work, tmp_path):
@@ -205,7 +210,7 @@ def test_stop_on_first_error_cancels_what_is_waiting(commands, work, tmp_path):
     cancelled = " ".join(line for line in called() if line.startswith("scancel")).split()
     assert submitted <= {"1", "2", "3"}
     assert submitted - {"1"} <= set(cancelled)
-    assert seen[-1] == "not started, because an earlier job failed"
+    assert "not started, because an earlier job failed" in seen
 
 
 @pytest.mark.parametrize("failed_first", [True, False])
@@ -319,6 +324,51 @@ def test_a_job_of_an_earlier_run_is_waited_for(commands, work, outcome, tmp_path
     assert "    | the last word" in found.traceback
     assert not any(line.startswith("sbatch") for line in called())
     assert (tmp_path / "work" / "pydra" / task._checksum).exists()
+
+
+def test_no_job_is_submitted_while_those_of_an_earlier_run_are_not_known(
+    commands, work, outcome, tmp_path
+):
+    called = commands(
+        sbatch="echo 8", squeue=f"[ -e heard ] || {{ {SILENT}; }}; echo '7|RUNNING|/'", sacct=""
+    )
+    task = work(value="good", resources=Resources(device="cpu", threads=1))
+    with claim(tmp_path / "work") as cache:
+        (cache / "l2s-slurm_jobs").mkdir()
+        record = cache / "l2s-slurm_jobs" / f"{task._checksum}.json"
+        record.write_text('{"job": "7", "folder": "/"}')
+    with pytest.raises(JobError, match=r"Slurm does not answer .*; jobs of an earlier run"):
+        outcome(slurm())
+    assert not any(line.startswith("sbatch") for line in called())
+    (tmp_path / "heard").touch()
+    assert slurm().under_way(tmp_path / "work" / "pydra") == {task._checksum}
+
+
+def test_jobs_of_a_scheduler_that_fell_silent_are_found_later(
+    commands, outcome, tmp_path, monkeypatch
+):
+    """They could not be cancelled either."""
+    commands(
+        sbatch=NEVER_RUNS,
+        squeue=f"[ -e heard ] || {{ {SILENT}; }}; echo '7|RUNNING|/'",
+        scancel=SILENT,
+    )
+    monkeypatch.setattr(L2SSlurmWorker, "PATIENCE", 0.1)
+    assert "the same command, later, waits for them" in outcome(slurm()).reason
+    (tmp_path / "heard").touch()
+    assert len(slurm().under_way(tmp_path / "work" / "pydra")) == 1
+
+
+def test_a_job_that_may_have_been_submitted_is_found_later(commands, outcome, tmp_path):
+    """All that was ever heard is that the scheduler took too long."""
+    commands(
+        sbatch="for word; do case $word in --chdir=*) echo ${word#--chdir=} > where;; esac; done;"
+        "echo 'sbatch: error: Socket timed out' >&2; exit 1",
+        squeue=f'[ -e heard ] || {{ {SILENT}; }}; echo "7|RUNNING|$(cat where)"',
+    )
+    assert "refused the job" in outcome(slurm()).reason
+    (tmp_path / "heard").touch()
+    assert len(slurm().under_way(tmp_path / "work" / "pydra")) == 1
 
 
 def test_what_is_said_during_a_task_is_kept(commands, work, outcome, tmp_path):
