@@ -18,7 +18,10 @@ from .scheduler import Fate, merged
 
 __all__ = ["L2SSlurmWorker", "Submitter"]
 
-_GOING_ON = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "REQUEUED", "RESIZING", "COMPLETING")
+_GOING_ON = (
+    *("PENDING", "CONFIGURING", "RUNNING", "RESIZING", "SIGNALING", "SUSPENDED", "STOPPED"),
+    *("COMPLETING", "STAGE_OUT", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"),
+)
 _LOST = {
     "NODE_FAIL": "lost its node",
     "BOOT_FAIL": "lost its node before it started",
@@ -97,7 +100,8 @@ class L2SSlurmWorker(BatchJobs, SlurmWorker):  # type: ignore[misc]
 
     def listing(self) -> list[str]:
         """Command that lists the jobs of this user."""
-        return ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%Z"]
+        # Without --all, those in hidden partitions are left out.
+        return ["squeue", "--all", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%Z"]
 
     def living(self, said: str) -> dict[str, str]:
         """Jobs that are waiting or running, with their folders."""

@@ -176,6 +176,20 @@ def test_a_scheduler_that_is_busy_is_asked_again(commands, outcome):
 SILENT = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
 
 
+@pytest.mark.parametrize("state", ["STOPPED", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD"])
+def test_a_job_in_a_rare_state_is_waited_for(commands, outcome, state):
+    called = commands(
+        sbatch=RUNS,
+        squeue=f"mkdir one 2> /dev/null && echo '7|{state}|/'; true",
+        sacct="",
+        scontrol="echo 'JobId=7 JobState=COMPLETED ExitCode=0:0'",
+    )
+    assert outcome(slurm()).outputs
+    asked = [line for line in called() if line.startswith("squeue")]
+    assert len(asked) == 2
+    assert all("--all" in line for line in asked)
+
+
 def test_one_question_serves_all_jobs(commands, work, tmp_path):
     called = commands(
         sbatch=NUMBERED,
