@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .scheduler import Fate
+from .site_words import without_nodes
 
 __all__ = ["log_tail", "told"]
 
@@ -35,7 +36,7 @@ def told(scheduler: str, job_id: str, fate: Fate | None, folder: Path) -> str:
     else:
         what = fate.what
     tail = log_tail(log) or log_tail(folder / f"{job_id}.out")
-    quoted = "".join(f"\n    | {line}" for line in tail)
+    quoted = "".join(f"\n    | {without_nodes(line)}" for line in tail)
     return f"{scheduler} job {job_id} {what}; log: {log}{quoted}"
 
 

@@ -1,15 +1,16 @@
-"""Words of a command that are about the site where it runs, and that records for others leave out.
+"""Words that are about the site where something runs, and that records for others leave out.
 
-Accounts, projects, partitions and mail addresses say who computed where, not what was computed.
+Accounts, projects, partitions, mail addresses and nodes say who computed where, not what was computed.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from .worker_names import WORKERS
 
-__all__ = ["PLACEHOLDER", "without_accounts", "without_site"]
+__all__ = ["PLACEHOLDER", "without_accounts", "without_nodes", "without_site"]
 
 PLACEHOLDER = "<site>"
 """Stands for what is left out."""
@@ -18,6 +19,8 @@ _TEXT = {
 } - {"gpu_args", "parallel_environment", "memory_resource"}
 _ACCOUNTS = ("--account", "--wckey", "--mail-user", "--reservation", "-A", "-P", "-M")
 """Of ``sbatch`` and ``qsub``: account, project, mail address."""
+_NODES = re.compile(r"(\*{3} .*?\bON |\bslurmstepd-|\bsrun: error: )[^\s:]+(?=[ :])")
+"""What a scheduler says of a job, up to the name of a computer."""
 
 
 def without_site(command: Sequence[str]) -> tuple[str, ...]:
@@ -76,3 +79,21 @@ def without_accounts(command: Sequence[str]) -> list[str]:
         else:
             shown.append(word)
     return shown
+
+
+def without_nodes(line: str) -> str:
+    """Leave the names of computers out of what a scheduler says in the log of a job.
+
+    Parameters
+    ----------
+    line : str
+        Of the log.
+
+    Examples
+    --------
+    >>> without_nodes("slurmstepd: error: *** JOB 7 ON node017 CANCELLED DUE TO TIME LIMIT ***")
+    'slurmstepd: error: *** JOB 7 ON <site> CANCELLED DUE TO TIME LIMIT ***'
+    >>> without_nodes("srun: error: node[17-18]: tasks 0-1: Killed")
+    'srun: error: <site>: tasks 0-1: Killed'
+    """
+    return _NODES.sub(rf"\1{PLACEHOLDER}", line)

@@ -190,6 +190,19 @@ def test_a_job_in_a_rare_state_is_waited_for(commands, outcome, state):
     assert all("--all" in line for line in asked)
 
 
+def test_an_error_names_no_node(commands, outcome):
+    commands(
+        sbatch="for word; do case $word in --error=*) log=${word#--error=};; esac; done;"
+        "echo 'slurmstepd: error: *** JOB 7 ON node017 CANCELLED DUE TO TIME LIMIT ***'"
+        ' > "$(echo "$log" | sed s/%j/7/)"; echo 7',
+        squeue="",
+        sacct="echo 'TIMEOUT|0:0|None'",
+    )
+    found = outcome(slurm()).traceback
+    assert "DUE TO TIME LIMIT" in found
+    assert "node017" not in found
+
+
 def test_one_question_serves_all_jobs(commands, work, tmp_path):
     called = commands(
         sbatch=NUMBERED,
