@@ -17,6 +17,7 @@ from l2s_pydra.bids.manifest import ImageEntry
 from l2s_pydra.bids.prov import participant_prov
 from l2s_pydra.bids.provenance import now
 from l2s_pydra.errors import ImageError, L2SError, OutputError
+from l2s_pydra.jsonfiles import read_json
 from l2s_pydra.steps.leftovers import remove_leftovers
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS
 
@@ -44,6 +45,20 @@ class Todo:
     """Why."""
     recorded: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     """Checksums of its outputs as they were published, where some of them are not so any more."""
+
+    def is_made_by(self, outcome: Outcome) -> bool:
+        """Whether a label map is that of the image and of the model as they were found.
+
+        Pydra names a result by what the files held before; who replaces one of them meanwhile has a
+        result of another image, or model, under that name.
+        """
+        sidecar = str(outcome.outputs.dseg).removesuffix(".nii.gz") + ".json"
+        try:
+            written = read_json(sidecar)
+            read = (written["SourceSHA256"], written["ModelSHA256"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+        return read == (self.made_from["image"], self.made_from["weights"])
 
 
 @attrs.frozen
@@ -121,7 +136,7 @@ class Register:
         status = attrs.evolve(status, seconds=None if seconds is None else round(seconds, 1))
         self._add_log(image, log)
         try:
-            self._check_unchanged(todo)
+            self._check_unchanged(todo, outcome)
             self._publish_image(todo, outcome, status)
         except (L2SError, OSError) as error:
             self.statuses.pop(image.relative_path, None)
@@ -198,7 +213,7 @@ class Register:
             bids_dir=mine.options.bids_dir,
         )
 
-    def _check_unchanged(self, todo: Todo) -> None:
+    def _check_unchanged(self, todo: Todo, outcome: Outcome) -> None:
         path = todo.image.path
         try:
             now = self.session.output.checksums.of(path)
@@ -209,6 +224,10 @@ class Register:
             ) from error
         if now != todo.made_from["image"]:
             raise ImageError(f"{path}: was changed while it was segmented; run again")
+        if not todo.is_made_by(outcome):
+            raise ImageError(
+                f"{path}: the image or the model was another one while it was segmented; run again"
+            )
 
     def _publish_image(self, todo: Todo, outcome: Outcome, status: Status) -> None:
         image, output = todo.image, self.session.output

@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 
 from l2s_pydra.bids.checksums import sha256_of
-from l2s_pydra.errors import ConfigError
+from l2s_pydra.errors import ConfigError, ImageError
+from l2s_pydra.jsonfiles import read_json
 from l2s_pydra.labels import LabelScheme
 from l2s_pydra.steps.anatomy import named_structures
 from l2s_pydra.steps.outputs import check_resolution
@@ -207,10 +208,12 @@ class _Jobs:
             engine.forget(tasks, self.session.cache)
 
     def _is_whole(self, job: Todo, outcome: Outcome) -> bool:
-        """Whether the cache still holds the files of a result, as they were once published."""
+        """Whether the cache holds a result of this image, and all its files as once published."""
         tree = Path(outcome.outputs.tree)
-        files = (outcome.outputs.dseg, outcome.outputs.morph, outcome.outputs.summary)
-        if not all(Path(file).is_file() and Path(file).stat().st_size for file in files):
+        files = _files_of(outcome)
+        if not files or not all(file.is_file() and file.stat().st_size for file in files):
+            return False
+        if not job.is_made_by(outcome):
             return False
         # Masks do not tell the segmentation in their names: another one may have replaced them.
         recorded = {name: sha for name, sha in job.recorded.items() if "_seg-" in name}
@@ -239,6 +242,11 @@ class _Jobs:
         elif isinstance(error, NotStartedError):
             self._open.pop(task.source)
             self.register.skipped(job.image, str(error))
+        elif error is None:
+            # Its result has the name of what the file held before.
+            changed = f"{job.image.path}: was changed while it was segmented; run again"
+            kind = f"{ImageError.__module__}.{ImageError.__name__}"
+            self._failed(job, Outcome(traceback=f"{kind}: {changed}\n"), log=log)
         else:
             self._failed(job, outcome, log=log)
         _log.info("%d of %d image(s) left", len(self._open), total)
@@ -267,6 +275,19 @@ class _Jobs:
         image = job.image
         own = {"image": image.path, "entities": image.entities, "source": image.relative_path}
         return [Segment(**own, **self.shared), SegmentImage(**own, **self.shared)]
+
+
+def _files_of(outcome: Outcome) -> list[Path]:
+    """Files of a result, of which some may be gone; none if it cannot be told which it had."""
+    tree = Path(outcome.outputs.tree)
+    try:
+        summary = read_json(outcome.outputs.summary)
+        data = [str(file["href"]) for file in summary["files"]]
+        figure = [summary["figure"]] if summary["figure"] else []
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    sidecars = {name.removesuffix(".tsv").removesuffix(".nii.gz") + ".json" for name in data}
+    return [tree / name for name in (*data, *figure, *sidecars)]
 
 
 def check_model(session: Session, model: ModelFiles) -> None:
