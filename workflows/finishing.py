@@ -138,7 +138,7 @@ class Register:
         try:
             self._check_unchanged(todo, outcome)
             self._publish_image(todo, outcome, status)
-        except (L2SError, OSError) as error:
+        except Exception as error:
             self.statuses.pop(image.relative_path, None)
             self._by_participant.get(image.participant, {}).pop(image.relative_path, None)
             self.failed(image, _outcome_of(error))
@@ -159,7 +159,7 @@ class Register:
                 failure = mine.fail(failure)
                 self._stage_participant(mine, image.participant, failures=[failure])
                 self.session.output.publish(mine.stage)
-        except (L2SError, OSError) as error:
+        except Exception as error:
             _log.error("%s: cannot be recorded (%s)", image.relative_path, error)
             failure = attrs.evolve(failure, reason=reason, log=None)
         self.failures.append(failure)
@@ -364,9 +364,9 @@ class Register:
             _log.log(logging.WARNING if status.what == "skipped" else logging.INFO, "%s", words)
 
 
-def _outcome_of(error: L2SError | OSError) -> Outcome:
+def _outcome_of(error: Exception) -> Outcome:
     """Outcome of what was made and could not be published; the class tells the exit code."""
-    if isinstance(error, L2SError):
+    if not isinstance(error, OSError):
         return Outcome(traceback="".join(traceback.format_exception(error)))
     frames = "".join(traceback.format_tb(error.__traceback__))
     said = (

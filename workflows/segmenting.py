@@ -67,8 +67,10 @@ def participant(session: Session, model: ModelFiles) -> list[Failure]:
         jobs.run(_plan(session, model, register))
     finally:
         # What is done is published, also when the run is interrupted.
-        jobs.gather()
-        register.close()
+        try:
+            jobs.gather()
+        finally:
+            register.close()
     return register.failures
 
 
@@ -235,8 +237,8 @@ class _Jobs:
         if job is None:
             return
         file = log_of(log_dir, task)
-        log = file.read_text(encoding="utf-8") if file.is_file() else ""
-        outcome = engine.outcome_of([task], self.session.cache, error)
+        log = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        outcome = self._outcome(job, [task], error)
         if outcome.outputs is not None:
             self._done(job, outcome, seconds=seconds, log=log)
         elif isinstance(error, NotStartedError):
@@ -254,13 +256,24 @@ class _Jobs:
     def gather(self) -> None:
         """Publish what was done and did not come to be published."""
         for job in list(self._open.values()):
-            outcome = engine.outcome_of(self._tasks(job), self.session.cache, self._stopped_by)
+            outcome = self._outcome(job, stopped_by=self._stopped_by)
             if outcome.outputs is not None:
                 self._done(job, outcome)
             elif outcome.reason == f"RuntimeError: {engine.NOT_RUN}":
                 self.register.skipped(job.image, engine.NOT_RUN)
             else:
                 self._failed(job, outcome)
+
+    def _outcome(
+        self, job: Todo, tasks: Sequence[Any] = (), stopped_by: Exception | None = None
+    ) -> Outcome:
+        """Tell what became of an image; Pydra cannot name the result of one that was taken away."""
+        try:
+            return engine.outcome_of(tasks or self._tasks(job), self.session.cache, stopped_by)
+        except OSError as error:
+            path = job.image.path
+            why = unreadable(path) or f"{path}: cannot be read ({error.strerror or error})"
+            return Outcome(traceback=f"{why}\n")
 
     def _done(self, job: Todo, outcome: Outcome, **details: Any) -> None:
         self.register.done(job, outcome, **details)

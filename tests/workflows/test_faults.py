@@ -17,6 +17,9 @@ import pytest
 from l2s_pydra.bids.manifest import Manifest
 from l2s_pydra.bids.publishing import HIDDEN
 from l2s_pydra.bids.verifying import verify
+from l2s_pydra.steps import report
+from l2s_pydra.workflows.cli import main
+from l2s_pydra.workflows.worker import L2SWorker
 
 ALONE = ("--nprocs", "1")
 KILLED = """
@@ -194,6 +197,45 @@ def test_a_participant_who_is_taken_away_meanwhile(place, app, start):
     assert "2 done, 0 restored, 0 reused, 1 failed" in said
     assert not list(place.output.glob("sub-04/anat"))
     assert place.is_whole("02", "03")
+
+
+def taken_away(patch, place):
+    """Take the image of a participant away when it is segmented."""
+    run = L2SWorker._run_in_process
+
+    async def run_and_take_away(self, job, *details):
+        await run(self, job, *details)
+        if job.task.source.startswith("sub-03"):
+            (place.data / job.task.source).unlink()
+
+    patch.setattr(L2SWorker, "_run_in_process", run_and_take_away)
+    return "is not there"
+
+
+def odd_page(patch, _):
+    """Let the page of a participant fail in a way that nobody thought of."""
+    write = report.report_participant
+
+    def write_or_fail(*, participant, **details):
+        if participant == "sub-03":
+            raise ValueError("odd page data")
+        return write(participant=participant, **details)
+
+    patch.setattr(report, "report_participant", write_or_fail)
+    return "odd page data"
+
+
+@pytest.mark.parametrize("happens", [taken_away, odd_page])
+def test_what_befalls_one_participant_at_the_end(place, command_line, monkeypatch, happens):
+    why = happens(monkeypatch, place)
+    few = ("--participant-label", "03", "04")
+    assert main(command_line(*place.all, *few, *ALONE)) == 1
+    (table,) = place.output.glob("logs/*/images.tsv")
+    rows = [row.split("\t") for row in table.read_text().splitlines()[1:]]
+    assert [(row[1], row[2]) for row in rows] == [("sub-03", "failed"), ("sub-04", "done")]
+    assert why in rows[0][4]
+    assert (place.output / "dataset_description.json").is_file()
+    assert place.is_whole("04")
 
 
 def snapshot(folder):
