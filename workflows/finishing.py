@@ -242,7 +242,7 @@ class Register:
             made_from=todo.made_from,
             outputs=(*(file.name for file in ready), *page),
         )
-        with _staged(self.session, image.participant) as mine:
+        with _staged(self.session, image.participant) as mine, output.discarding(ready):
             gone = remove_leftovers(
                 tree=tree,
                 output_dir=output.root,

@@ -174,8 +174,28 @@ class OutputFolder:
                 raise DatasetError(f"{stage}: nothing to publish, the folder does not exist")
             found = (path for path in stage.rglob("*") if path.is_file())
             sources |= {path.relative_to(stage).as_posix(): path for path in found}
-        wanted = sorted(name for name in sources if only is None or name in only)
-        return [self._prepare(name, sources[name]) for name in wanted]
+        ready: list[_Ready] = []
+        try:
+            for name in sorted(name for name in sources if only is None or name in only):
+                ready.append(self._prepare(name, sources[name]))
+        except BaseException:
+            self._discard(ready)
+            raise
+        return ready
+
+    @contextlib.contextmanager
+    def discarding(self, files: "Sequence[_Ready]") -> Iterator[None]:
+        """Take away at the end what of prepared files got no name, and would fill the disk."""
+        try:
+            yield
+        finally:
+            self._discard(files)
+
+    @staticmethod
+    def _discard(files: "Sequence[_Ready]") -> None:
+        for temporary in (file.temporary for file in files if file.temporary is not None):
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _prepare(self, name: str, source: Path) -> _Ready:
         target = self.root / name
@@ -188,9 +208,14 @@ class OutputFolder:
 
     def _copy(self, source: Path) -> Path:
         temporary = self._temporary / uuid.uuid4().hex
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        try:
+            shutil.copyfile(source, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def _holds(self, target: Path, digest: str, size: int) -> bool:
@@ -201,7 +226,7 @@ class OutputFolder:
     def commit(self, files: "Sequence[_Ready]", images: Sequence[ImageEntry] = ()) -> Published:
         """Give prepared files their names, then record them."""
         written: set[str] = set()
-        with self.locked():
+        with self.locked(), self.discarding(files):
             for file in files:
                 target = self.root / file.name
                 check_inside(self.root, target)

@@ -175,6 +175,25 @@ def test_a_failed_copy_leaves_all_old_files_and_nothing_else(stage, tmp_path, mo
     assert [path.name for path in (output / HIDDEN).iterdir()] == ["lock"]
 
 
+@pytest.mark.parametrize("fails", ["copyfile", "_move"])
+def test_what_could_not_be_published_does_not_fill_the_disk(stage, tmp_path, monkeypatch, fails):
+    """A run goes on with other images after that."""
+    module = shutil if fails == "copyfile" else publishing
+    real = getattr(module, fails)
+
+    def full(source, target):
+        if "a.txt" in (source.name, target.name):
+            (source if fails == "_move" else target).write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(source, target)
+
+    monkeypatch.setattr(module, fails, full)
+    with OutputFolder.open(tmp_path / "out", "r") as folder:
+        with pytest.raises(OutputError, match="No space left"):
+            folder.publish(stage)
+        assert [path.name for path in (tmp_path / "out" / HIDDEN / "r").iterdir()] == ["alive"]
+
+
 def test_a_link_in_the_output_is_replaced_not_followed(stage, tmp_path):
     # As in a DataLad data set, where the target is the protected copy of an earlier version.
     output = tmp_path / "out"
