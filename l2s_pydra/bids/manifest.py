@@ -107,6 +107,23 @@ class Manifest:
             _log.warning("%s", error)
             return cls()
 
+    @classmethod
+    def read_to_change(cls, path: str | Path) -> "Manifest":
+        """Read a manifest that will be written anew; only a damaged one begins anew.
+
+        Raises
+        ------
+        DatasetError
+            If it cannot be read just now: what it holds would be lost.
+        """
+        try:
+            return cls.read(path)
+        except DatasetError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
+            _log.warning("%s", error)
+            return cls()
+
     def write(self, path: str | Path) -> None:
         """Write it, durably and at once."""
         values = {

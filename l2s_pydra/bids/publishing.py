@@ -258,7 +258,7 @@ class OutputFolder:
         for place in sorted({*places.values(), *(manifest_of(image.source) for image in images)}):
             check_inside(self.root, self.root / place)
             with _writing(self.root / place):
-                manifest = Manifest.read_or_begin(self.root / place)
+                manifest = Manifest.read_to_change(self.root / place)
                 before = (dict(manifest.files), dict(manifest.images))
                 for file in files:
                     if places[file.name] == place:
@@ -291,7 +291,7 @@ class OutputFolder:
                 name = path.relative_to(self.root).as_posix()
                 gone.setdefault(manifest_of(name), []).append(name)
             for place, names in gone.items():
-                manifest = Manifest.read_or_begin(self.root / place)
+                manifest = Manifest.read_to_change(self.root / place)
                 if manifest.files.keys() & names:
                     manifest.forget(names)
                     with _writing(self.root / place):

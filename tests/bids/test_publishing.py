@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,33 @@ def test_what_could_not_be_published_does_not_fill_the_disk(stage, tmp_path, mon
         with pytest.raises(OutputError, match="No space left"):
             folder.publish(stage)
         assert [path.name for path in (tmp_path / "out" / HIDDEN / "r").iterdir()] == ["alive"]
+
+
+def test_a_manifest_that_cannot_be_read_now_is_not_begun_anew(stage, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    publish(stage, output)
+    place = output / "sub-01" / "log" / "manifest.json"
+    before = place.read_text()
+    write_text(stage / "sub-01" / "anat" / "b.txt", "two")
+    read = Path.read_text
+
+    def broken(self, *args, **options):
+        if self == place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", broken)
+        with pytest.raises(DatasetError, match=r"manifest\.json: cannot be read"):
+            publish(stage, output)
+        with (
+            pytest.raises(DatasetError, match="cannot be read"),
+            OutputFolder.open(output, "r2") as folder,
+        ):
+            folder.remove([output / "sub-01" / "anat" / "a.txt"])
+    assert place.read_text() == before
+    publish(stage, output)
+    assert set(Manifest.read(place).files) == {"sub-01/anat/a.txt", "sub-01/anat/b.txt"}
 
 
 def test_a_link_in_the_output_is_replaced_not_followed(stage, tmp_path):
