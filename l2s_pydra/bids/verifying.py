@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import DatasetError
 from .checksums import sha256_of
-from .manifest import FileEntry, Manifest, manifests
+from .manifest import FileEntry, Manifest, manifest_of, manifests
 from .publishing import HIDDEN
 
 __all__ = ["Verification", "verify"]
@@ -29,7 +29,7 @@ class Verification:
     altered: tuple[str, ...]
     """Files whose content is not the recorded one."""
     missing: tuple[str, ...]
-    """Recorded files that are not there."""
+    """Recorded files that are not there, and manifests of which what they recorded is left."""
     unreadable: tuple[str, ...]
     """Files that cannot be read; of manifests, with the reason."""
     extra: tuple[str, ...]
@@ -97,21 +97,29 @@ def verify(
         sources = list(pool.map(lambda image: _compare(folder / image[0], image[1]), raw))
     names = list(files)
     raw_names = [name for name, _ in raw]
+    extra = set(_walk(root)) - {*files, *places}
+    # A manifest that is gone takes with it what it knew: whole participants would not be missed.
+    lost = {manifest_of(name) for name in extra if _is_ours(name)} - set(places)
     return Verification(
         files=len(files),
         bytes=sum(entry.size for entry in files.values()),
         altered=_named(names, found, "altered"),
-        missing=_named(names, found, "missing"),
+        missing=tuple(sorted({*_named(names, found, "missing"), *lost})),
         unreadable=(
             *damaged,
             *_named(names, found, "unreadable"),
             *_named(raw_names, sources, "unreadable"),
         ),
-        extra=tuple(sorted(set(_walk(root)) - {*files, *places})),
+        extra=tuple(sorted(extra)),
         sources=len(set(raw_names)),
         altered_sources=_named(raw_names, sources, "altered"),
         missing_sources=_named(raw_names, sources, "missing"),
     )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is one that runs write, and nobody else: provenance, or the record of a run."""
+    return name.startswith("prov/prov-") or name.endswith("/l2s_pydra.toml")
 
 
 def _compare(path: Path, sha256: str) -> str | None:

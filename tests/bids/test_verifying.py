@@ -1,6 +1,7 @@
 """A finished tree is compared with what was recorded."""
 
 import os
+import shutil
 
 import attrs
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from l2s_pydra.bids.checksums import sha256_of
 from l2s_pydra.bids.derivatives import write_text
 from l2s_pydra.bids.manifest import ImageEntry
-from l2s_pydra.bids.publishing import OutputFolder
+from l2s_pydra.bids.publishing import OutputFolder, publish
 from l2s_pydra.bids.verifying import Verification, verify
 from l2s_pydra.errors import DatasetError
 
@@ -68,6 +69,28 @@ def test_altered_missing_and_extra(tree):
         "missing": ("sub-01.html",),
         "extra": ("sub-01/notes.txt",),
     }
+
+
+@pytest.mark.parametrize(
+    ("left", "gone", "manifest"),
+    [
+        ("prov/prov-sub01_act.json", "sub-01", "sub-01/log/manifest.json"),
+        ("sub-01/log/r/l2s_pydra.toml", "sub-01/log/manifest.json", "sub-01/log/manifest.json"),
+        ("logs/r/l2s_pydra.toml", "logs/r/manifest.json", "logs/r/manifest.json"),
+        ("prov/prov-software1_soft.json", "logs/manifest.json", "logs/manifest.json"),
+    ],
+)
+def test_what_is_gone_with_its_manifest_is_missed(tree, tmp_path, left, gone, manifest):
+    write_text(tmp_path / "more" / left, left)
+    publish(tmp_path / "more", tree)
+    assert verify(tree).is_good
+    if (tree / gone).is_dir():
+        shutil.rmtree(tree / gone)
+    else:
+        (tree / gone).unlink()
+    found = verify(tree)
+    assert found.missing == (manifest,)
+    assert not found.is_good
 
 
 def test_files_of_ones_own_are_no_fault(tree):
