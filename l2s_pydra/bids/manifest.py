@@ -25,17 +25,18 @@ _DATASET = "logs/manifest.json"
 _RUN = re.compile(r"logs/([^/]+)/.")
 _PARTICIPANT = re.compile(r"(sub-[^/.]+)(/|\.html$)")
 _PROVENANCE = re.compile(r"prov/prov-sub([a-zA-Z0-9]+)_")
+_text = attrs.validators.instance_of(str)
 
 
 @attrs.frozen(kw_only=True)
 class FileEntry:
     """A published file."""
 
-    sha256: str
+    sha256: str = attrs.field(validator=_text)
     """Checksum of its bytes."""
-    size: int
+    size: int = attrs.field(validator=attrs.validators.instance_of(int))
     """Number of them."""
-    run: str
+    run: str = attrs.field(validator=_text)
     """Run that wrote it."""
 
 
@@ -43,15 +44,17 @@ class FileEntry:
 class ImageEntry:
     """An image that was segmented."""
 
-    source: str
+    source: str = attrs.field(validator=_text)
     """Path of the image below the root of its data set, with ``/``."""
-    segmentation: str
+    segmentation: str = attrs.field(validator=_text)
     """``seg`` entity of the outputs; an image may have several."""
-    run: str
+    run: str = attrs.field(validator=_text)
     """Run that made them."""
-    made_from: Mapping[str, Any]
+    made_from: Mapping[str, Any] = attrs.field(validator=attrs.validators.instance_of(dict))
     """All that decides the result: checksums of image and model, options, version of the software."""
-    outputs: tuple[str, ...] = attrs.field(converter=tuple[str, ...])
+    outputs: tuple[str, ...] = attrs.field(
+        converter=tuple[str, ...], validator=attrs.validators.deep_iterable(_text)
+    )
     """Files that belong to it, below the root of the derivative."""
 
     @property

@@ -44,6 +44,27 @@ def test_a_damaged_one_is_told_and_begun_anew(tmp_path, text, caplog):
     assert "is no manifest" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("files", "sha256", None),
+        ("files", "size", "1"),
+        ("images", "source", 1),
+        ("images", "made_from", None),
+        ("images", "outputs", [1]),
+    ],
+)
+def test_values_of_another_kind_are_damage(manifest, tmp_path, kind, key, value):
+    path = tmp_path / "manifest.json"
+    manifest.write(path)
+    values = json.loads(path.read_text())
+    entries = values[kind].values() if kind == "files" else values[kind]
+    next(iter(entries))[key] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match="is no manifest"):
+        Manifest.read(path)
+
+
 def test_it_is_plain_json(manifest, tmp_path):
     manifest.write(tmp_path / "manifest.json")
     values = json.loads((tmp_path / "manifest.json").read_text())
