@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import DatasetError
+from ..errors import DatasetError, LabelError
 from ..labels import LabelScheme
 from ..reports.colors import hex_color, label_colors
 from ..reports.group_range import Group, group_name, index_group
@@ -283,10 +283,14 @@ def _shown(image: Mapping[str, Any], output_dir: Path, page_dir: Path) -> ImageS
 
 
 def _colors(table: Path) -> dict[int, str]:
-    """Colour of each label of a table; none without a table."""
+    """Colour of each label of a table; none without a table that can be read."""
     if not table.is_file():
         return {}
-    scheme = LabelScheme.read(table)
+    try:
+        scheme = LabelScheme.read(table)
+    except (LabelError, OSError) as error:
+        logger.warning("no colours of the figure: %s", error)
+        return {}
     return {
         index: hex_color(color)
         for index, color in zip(scheme.indices, label_colors(scheme), strict=True)

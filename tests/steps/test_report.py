@@ -61,6 +61,22 @@ def test_participant_report_without_the_derivative(tmp_path, summary):
     assert "1 image failed" in page.read_text()
 
 
+@pytest.mark.parametrize("content", [b"index\tname\nx\tstem\n", b"\xff", b""])
+def test_a_damaged_label_table_costs_the_colours_only(tmp_path, summary, content, caplog):
+    table = tmp_path / "out" / "sub-01/anat/sub-01_desc-T1w_dseg.tsv"
+    table.parent.mkdir(parents=True)
+    table.write_bytes(content)
+    page = report_participant(
+        participant="sub-01",
+        summaries=[summary],
+        output_dir=tmp_path / "out",
+        run={},
+        out_file=tmp_path / "sub-01.html",
+    )
+    assert "look here" in page.read_text()
+    assert "no colours of the figure" in caplog.text
+
+
 def test_broken_summary_is_named(tmp_path):
     path = tmp_path / "summary.json"
     path.write_text("{}")
