@@ -1,6 +1,7 @@
 """The files that describe a derivative data set as a whole."""
 
 import csv
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from .uses import Use
 
 __all__ = ["dataset_description", "describe_dataset", "descriptions", "raw_link"]
 
+_log = logging.getLogger(__name__)
 BIDS_VERSION = "1.11.1"
 _NAME = "l2s_pydra"
 
@@ -239,9 +241,13 @@ _DESCRIPTIONS_SIDECAR = {
 def _existing_descriptions(table: Path) -> dict[str, str]:
     if not table.is_file():
         return {}
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        return {r["desc_id"]: r.get("description") or "n/a" for r in rows if r.get("desc_id")}
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            return {r["desc_id"]: r.get("description") or "n/a" for r in rows if r.get("desc_id")}
+    except (UnicodeDecodeError, csv.Error) as error:
+        _log.warning("%s: is no table (%s), and is begun anew", table, error)
+        return {}
 
 
 def _read_description(bids_dir: str | Path) -> dict[str, Any]:

@@ -74,6 +74,12 @@ def test_a_broken_description_is_made_anew(tmp_path, broken):
     assert dataset_description(tmp_path, output)["SourceDatasets"] == [{"URL": "file:.."}]
 
 
+def test_damaged_descriptions_are_begun_anew(tmp_path, caplog):
+    (tmp_path / "descriptions.tsv").write_bytes(b"desc_id\tdescription\n\xff\tx\n")
+    assert descriptions(tmp_path, [T1W]) == descriptions(tmp_path / "new", [T1W])
+    assert "descriptions.tsv: is no table" in caplog.text
+
+
 def test_descriptions_are_kept_and_added(tmp_path):
     write_text(tmp_path / "descriptions.tsv", descriptions(tmp_path, [T1W]))
     table = descriptions(tmp_path, [{"suffix": "T1w", "desc": "preproc"}, {"suffix": "FLAIR"}])
