@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from l2s_pydra.errors import DatasetError
 from l2s_pydra.steps.outputs import DATASET_OUTPUTS, IMAGE_OUTPUTS
 from l2s_pydra.tasks import Evaluate
 
-from .engine import is_done, outcome_of, run
+from .engine import Outcome, is_done, outcome_of, run
 from .evaluate import EvaluateImage, EvaluateImages
 from .model_files import ModelFiles
 from .reuse import page_fault
@@ -46,17 +47,19 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
     Returns
     -------
     list of Failure
-        The images that could not be compared.
+        The images that could not be gathered or compared.
 
     Raises
     ------
     DatasetError
         If there is nothing to gather, or the choice is not clear.
     """
-    segmentation, segmented = _find_segmented(session, model)
+    segmentation, found = _find_segmented(session, model)
+    segmented, damaged = _readable(session, found)
     volumes = session.path("volumes", segmentation=segmentation)
     _join(segmented, [image.volumes for image in segmented], volumes)
     compared, failures = _compare(session, segmented)
+    failures = [*damaged, *failures]
     roles = _roles(segmented, session.options.output_dir)
     dice = session.path("dice", segmentation=segmentation) if compared else None
     if dice:
@@ -247,6 +250,37 @@ def _find_segmented(session: Session, model: ModelFiles | None) -> tuple[str, li
     segmentation = chosen[0].entities["segmentation"]
     _warn_without_volumes(root, segmentation)
     return segmentation, chosen
+
+
+def _readable(
+    session: Session, segmented: Sequence[_Segmented]
+) -> tuple[list[_Segmented], list[Failure]]:
+    """Leave out images whose table of volumes is damaged: each fails, and stops no other."""
+    from l2s_pydra.steps.evaluate import collect_volumes
+
+    good: list[_Segmented] = []
+    errors: dict[_Segmented, Exception] = {}
+    scratch = session.stage.with_name(f"{session.stage.name}_volumes.tsv")
+    for image in segmented:
+        try:
+            collect_volumes([image.volumes], [image.name], scratch)
+            good.append(image)
+        except (DatasetError, csv.Error) as error:
+            errors[image] = error
+    scratch.unlink(missing_ok=True)
+    if not good:
+        raise next(iter(errors.values()))
+    return good, [
+        session.fail(
+            Failure(
+                name=f"{image.name}Volumes",
+                file=image.volumes.relative_to(session.options.output_dir).as_posix(),
+                participant=image.who[0],
+                outcome=Outcome(traceback="".join(format_exception(error))),
+            )
+        )
+        for image, error in errors.items()
+    ]
 
 
 def _warn_without_volumes(root: Path, segmentation: str) -> None:

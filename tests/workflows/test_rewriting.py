@@ -49,6 +49,18 @@ def test_pages_of_some(copied, app, phantom):
     assert pages(copied.output) == {copied.output / "sub-02.html"}
 
 
+def test_a_damaged_table_of_volumes_stops_no_other(copied, app, phantom):
+    (table,) = copied.output.glob("sub-02/anat/*_morph.tsv")
+    table.write_bytes(b"\xff\xfe")
+    run = app.plain(*arguments(copied, phantom, ["group"], "--skip-bids-validation"))
+    assert run.code == 1, run.said
+    assert f"{table}: cannot read the table" in run.said
+    assert "4 image(s) gathered" in run.said
+    assert "sub-02" not in (copied.output / "seg-tissue_morph.tsv").read_text()
+    assert table.name in (copied.output / "group.html").read_text(encoding="utf-8")
+    assert list(copied.output.glob("sub-02/log/*/crash-*Volumes.txt"))
+
+
 def test_dice_stays_on_the_page_where_nothing_is_compared_anew(copied, app, phantom):
     table = (copied.output / "seg-tissue_dice.tsv").read_bytes()
     run = app.plain(*arguments(copied, phantom, ["group"], "--skip-bids-validation"))
