@@ -285,7 +285,8 @@ def scrub(value: Any, places: Mapping[str, str | Path]) -> Any:
 
 def _scrub_path(text: str, places: Mapping[str, str | Path]) -> str:
     path = PurePath(text)
-    if not (path.is_absolute() or {"home", "Users"} & set(path.parts[:-1])):
+    of_somebody = re.match(r"~[^/]", text) is not None
+    if not (path.is_absolute() or of_somebody or {"home", "Users"} & set(path.parts[:-1])):
         return text
     inside = [
         (len(PurePath(folder).parts), f"<{name}>", path.relative_to(folder))
@@ -293,7 +294,7 @@ def _scrub_path(text: str, places: Mapping[str, str | Path]) -> str:
         if path.is_relative_to(folder)
     ]
     if not inside:
-        return path.name
+        return "~" if of_somebody and len(path.parts) == 1 else path.name
     _, name, rest = max(inside)
     return name if rest == PurePath() else f"{name}/{rest.as_posix()}"
 
