@@ -19,6 +19,8 @@ https://github.com/bids-standard/bids-specification/pull/2099, W3C PROV-O (2013)
 
 import hashlib
 import json
+import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -380,5 +382,10 @@ def _short(value: object, length: int = 8) -> str:
 
 
 def _quoted(argument: object) -> str:
+    """Argument as it is given to a shell; what stands for a folder stays as it is.
+
+    >>> print(_quoted("<bids_dir>/a"), _quoted(""), _quoted("it's"), _quoted("a b"))
+    <bids_dir>/a '' 'it'"'"'s' 'a b'
+    """
     text = str(argument)
-    return f"'{text}'" if " " in text else text
+    return shlex.quote(text) if not text or re.search(r"""[\s'"\\$`;&|*?()#]""", text) else text
