@@ -119,14 +119,18 @@ def rewrite_methods(session: Session) -> str:
     options = session.options
     named = options.model
     models = [] if named is None else [find_model(named, options.output_dir)]
+    # As one: what another run writes meanwhile is not to be replaced by what was before.
     with session.output.locked():
         uses = known_uses(options.output_dir)
-    if not uses:
-        models = models or _only_models(options.output_dir)
-    paths = write_methods(
-        session.stage, options.output_dir, models=[model.description for model in models], uses=uses
-    )
-    session.publish()
+        if not uses:
+            models = models or _only_models(options.output_dir)
+        paths = write_methods(
+            session.stage,
+            options.output_dir,
+            models=[model.description for model in models],
+            uses=uses,
+        )
+        session.publish()
     return paths[0].read_text(encoding="utf-8")
 
 

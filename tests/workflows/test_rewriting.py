@@ -1,7 +1,10 @@
 """Pages and methods text anew, without computing."""
 
 import pytest
+from filelock import FileLock, Timeout
 
+from l2s_pydra.bids.publishing import HIDDEN
+from l2s_pydra.workflows import rewriting
 from l2s_pydra.workflows.cli import main, parse
 
 ALL = ("learn", "participant", "group")
@@ -59,6 +62,20 @@ def test_a_damaged_table_of_volumes_stops_no_other(copied, app, phantom):
     assert "sub-02" not in (copied.output / "seg-tissue_morph.tsv").read_text()
     assert table.name in (copied.output / "group.html").read_text(encoding="utf-8")
     assert list(copied.output.glob("sub-02/log/*/crash-*Volumes.txt"))
+
+
+def test_no_other_run_writes_while_the_methods_text_is_made(copied, phantom, monkeypatch):
+    write, held = rewriting.write_methods, []
+
+    def write_alone(*places, **facts):
+        with pytest.raises(Timeout):
+            FileLock(copied.output / HIDDEN / "lock").acquire(timeout=0)
+        held.append(True)
+        return write(*places, **facts)
+
+    monkeypatch.setattr(rewriting, "write_methods", write_alone)
+    assert main(arguments(copied, phantom, ["participant"], "--boilerplate-only")) == 0
+    assert held
 
 
 def test_dice_stays_on_the_page_where_nothing_is_compared_anew(copied, app, phantom):
