@@ -168,8 +168,9 @@ def participant_prov(root: str | Path, participant: str) -> dict[str, Record]:
     runs = {name: Run.read(logs / name / "l2s_pydra.toml") for name in names}
     activities: list[Record] = []
     files: dict[str, Record] = {}
+    newest = {e.source: e for e in sorted(manifest.images.values(), key=lambda e: e.run)}
     for _, entry in sorted(manifest.images.items()):
-        activity, image, weights = _segmentation(entry, runs[entry.run])
+        activity, image, weights = _segmentation(entry, runs[entry.run], newest[entry.source])
         activities.append(activity)
         files |= {image["Id"]: image, weights["Id"]: weights}
         for name in (name for name in entry.outputs if name.endswith(_DATA)):
@@ -192,11 +193,15 @@ def _maker(name: str, manifest: Manifest) -> ImageEntry:
     return max(sharing, key=lambda entry: entry.run)
 
 
-def _segmentation(entry: ImageEntry, run: Run) -> tuple[Record, Record, Record]:
-    """Activity of an image, the image, and the weights."""
-    image = _file(
-        f"bids:raw:{entry.source}", entry.source, str(entry.made_from.get("image", "n/a"))
-    )
+def _segmentation(entry: ImageEntry, run: Run, newest: ImageEntry) -> tuple[Record, Record, Record]:
+    """Activity of an image, the image, and the weights.
+
+    ``newest`` is the last segmentation of the same image: what an earlier one saw is another entity
+    if the image was changed in between.
+    """
+    seen, last = (str(e.made_from.get("image", "n/a")) for e in (entry, newest))
+    changed = "" if seen == last else f"#sha256-{seen[:16]}"
+    image = _file(f"bids:raw:{entry.source}{changed}", entry.source, seen)
     digest = str(entry.made_from.get("weights", "n/a"))
     known = run.values.get("model", {})
     name = known.get("name") if known.get("sha256") == digest else None

@@ -163,6 +163,30 @@ def test_another_run_of_one_image_leaves_the_other_as_it_was(derivative):
     }
 
 
+def test_an_image_that_was_changed_between_two_segmentations_is_two(derivative, graph):
+    path = derivative / manifest_of("sub-01/")
+    manifest = Manifest.read(path)
+    first = next(iter(manifest.images.values()))
+    name = first.source.replace("_T1w.nii.gz", "_seg-lobes_desc-T1w_dseg.nii.gz")
+    sha256 = sha256_of(write_text(derivative / name, "other labels"))
+    later = "20260201-000000_aaaaaaaa"
+    manifest.files[name] = FileEntry(sha256=sha256, size=1, run=later)
+    changed = {**first.made_from, "image": "01" * 32}
+    again = attrs.evolve(first, segmentation="lobes", run=later, outputs=(name,), made_from=changed)
+    manifest.images[again.name] = again
+    manifest.write(path)
+    whole = graph(participant_prov(derivative, "sub-01"))
+    for output, digest in ((first.outputs[0], "cd" * 32), (name, "01" * 32)):
+        rows = query(
+            whole,
+            f"""?file prov:wasGeneratedBy ?act . ?act prov:used ?image . ?image <{SHA256}> ?source .
+            FILTER(STRENDS(STR(?file), "{output.rpartition("/")[2]}"))
+            FILTER(STRSTARTS(STR(?image), "bids:raw:"))""",
+        )
+        assert [row["source"] for row in rows] == [digest]
+        assert rows[0]["image"].startswith(f"bids:raw:{first.source}")
+
+
 def test_a_model_from_elsewhere_is_named_by_its_checksum(derivative):
     place = derivative / manifest_of("sub-01/")
     manifest = Manifest.read(place)
