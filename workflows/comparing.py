@@ -271,16 +271,24 @@ def _readable(
     if not good:
         raise next(iter(errors.values()))
     return good, [
-        session.fail(
-            Failure(
-                name=f"{image.name}Volumes",
-                file=image.volumes.relative_to(session.options.output_dir).as_posix(),
-                participant=image.who[0],
-                outcome=Outcome(traceback="".join(format_exception(error))),
-            )
-        )
-        for image, error in errors.items()
+        _failed(session, image, "Volumes", image.volumes, error) for image, error in errors.items()
     ]
+
+
+def _failed(
+    session: Session, image: _Segmented, what: str, path: Path, why: Exception | Outcome
+) -> Failure:
+    """Record that an image could not be gathered or compared."""
+    if isinstance(why, Exception):
+        why = Outcome(traceback="".join(format_exception(why)))
+    return session.fail(
+        Failure(
+            name=f"{image.name}{what}",
+            file=path.relative_to(session.options.output_dir).as_posix(),
+            participant=image.who[0],
+            outcome=why,
+        )
+    )
 
 
 def _warn_without_volumes(root: Path, segmentation: str) -> None:
@@ -353,8 +361,15 @@ def _compare(
 ) -> tuple[dict[_Segmented, Path], list[Failure]]:
     """Compare the segmentations that have a reference, each on its own."""
     references = _find_references(session, segmented)
+    failures = []
+    for image in tuple(references):
+        gone = next((p for p in (image.dseg, image.labels) if not p.is_file()), None)
+        if gone is not None:
+            del references[image]
+            error = DatasetError(f"{gone}: is missing; run the level participant again")
+            failures.append(_failed(session, image, "Dice", image.dseg, error))
     if not references:
-        return {}, []
+        return {}, failures
     folder = session.options.references or session.options.real_labels or session.options.bids_dir
     # --label-mapping is from the label maps, not from the references: their own table maps them.
     shared = {
@@ -377,15 +392,8 @@ def _compare(
         run(workflow, parts, session.cache, session.worker(n_procs))
     outcomes = {image: outcome_of(both, session.cache) for image, both in tasks.items()}
     tables = {image: Path(o.outputs.table) for image, o in outcomes.items() if o.outputs}
-    failures = [
-        session.fail(
-            Failure(
-                name=f"{image.name}Dice",
-                file=image.dseg.relative_to(session.options.output_dir).as_posix(),
-                participant=image.who[0],
-                outcome=outcome,
-            )
-        )
+    failures += [
+        _failed(session, image, "Dice", image.dseg, outcome)
         for image, outcome in outcomes.items()
         if not outcome.outputs
     ]

@@ -198,7 +198,7 @@ class Register:
                 self._stage_page(mine, participant)
                 self.session.output.publish(mine.stage)
                 self._publish_provenance(mine, participant)
-        except (L2SError, OSError) as error:
+        except Exception as error:
             _log.error("%s.html: cannot be written (%s)", participant, error)
 
     def _stage_page(self, mine: Session, participant: str) -> None:

@@ -78,6 +78,19 @@ def test_no_other_run_writes_while_the_methods_text_is_made(copied, phantom, mon
     assert held
 
 
+def test_a_label_table_that_is_gone_stops_no_other_comparison(copied, app, phantom):
+    (gone,) = copied.output.glob("sub-02/anat/*_desc-T1w_dseg.tsv")
+    gone.unlink()
+    references = ("--references", str(phantom / "derivatives" / "reference"))
+    run = app.plain(*arguments(copied, phantom, ["group"], *references, "--skip-bids-validation"))
+    assert run.code == 1, run.said
+    assert f"{gone}: is missing; run the level participant again" in run.said
+    assert "5 image(s) gathered" in run.said
+    table = (copied.output / "seg-tissue_dice.tsv").read_text()
+    assert "sub-01" in table
+    assert "sub-02" not in table
+
+
 def test_dice_stays_on_the_page_where_nothing_is_compared_anew(copied, app, phantom):
     table = (copied.output / "seg-tissue_dice.tsv").read_bytes()
     run = app.plain(*arguments(copied, phantom, ["group"], "--skip-bids-validation"))
