@@ -225,6 +225,14 @@ def _exit_code(kind: type[Exception] | None) -> int:
 
 def _set_up_processes(options: Options) -> None:
     """Set the environment that the worker processes inherit."""
+    if options.worker == "l2s" and (options.threads or 0) > options.n_procs:
+        _log.warning(
+            "--omp-nthreads %d is more than --nprocs %d, which holds for all processes together: "
+            "no process takes more than %d",
+            options.threads,
+            options.n_procs,
+            options.n_procs,
+        )
     for variable in ("NO_ET", "NIPYPE_NO_ET"):  # no telemetry, unless the user decided otherwise
         os.environ.setdefault(variable, "1")
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -1,6 +1,7 @@
 """The command line: what it understands, what it refuses, what it imports."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from l2s_pydra import __version__
 from l2s_pydra.bids.provenance import run_record
 from l2s_pydra.config import preset
 from l2s_pydra.errors import ConfigError
+from l2s_pydra.workflows import bids_app
 from l2s_pydra.workflows.cli import UsageError, demo_arguments, main, parse
 
 HEAVY = ("torch", "pydra", "nipype", "bids", "numpy", "nibabel", "matplotlib", "scipy")
@@ -215,6 +217,14 @@ def test_usage_errors_are_configuration_errors(arguments):
     with pytest.raises(ConfigError) as caught:
         parse(arguments("--unknown"))
     assert isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(("threads", "told"), [("2", True), ("1", False)])
+def test_more_threads_than_cpus_are_told(arguments, caplog, monkeypatch, threads, told):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    options = parse(arguments("--nprocs", "1", "--omp-nthreads", threads))
+    bids_app._set_up_processes(options)
+    assert ("--omp-nthreads 2 is more than --nprocs 1" in caplog.text) == told
 
 
 def test_an_invalid_data_set_is_16(data, tmp_path, capsys):
