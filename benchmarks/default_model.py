@@ -35,6 +35,8 @@ Row = _table.Row
 RECIPE = Path(__file__).parent / "default_model_recipe"
 PROTOCOLS = ("cerebral cortex", "accumbens")
 """Structures that the protocols of label maps and references define too differently to be averaged."""
+LIMIT = "manual, through the grid"
+"""Name of the column of what the voxel size of the model allows."""
 WORDS = {
     "cerebral white": 1, "cerebral cortex": 2, "lateral ventricle": 3, "cerebellum white": 4,
     "cerebellum cortex": 5, "thalamus": 6, "caudate": 7, "putamen": 8, "pallidum": 9,
@@ -85,6 +87,24 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), float(half)
 
 
+def through_grid(labels: Any, voxel_mm: Sequence[float], spacing_mm: float) -> Any:
+    """Labels as shares on a grid of another voxel size, brought back: what a perfect model could reach."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    known, places = np.unique(labels, return_inverse=True)
+    size = [round(n * mm / spacing_mm) for n, mm in zip(labels.shape, voxel_mm, strict=True)]
+    best = torch.full(labels.shape, -1.0)
+    chosen = torch.zeros(labels.shape, dtype=torch.long)
+    values = torch.from_numpy(places.reshape(labels.shape))
+    for number in range(len(known)):
+        share = interpolate((values == number).float()[None, None], size=size, mode="area")
+        back = interpolate(share, size=labels.shape, mode="trilinear")[0, 0]
+        chosen[back > best] = number
+        best = torch.maximum(best, back)
+    return known[chosen.numpy()]
+
+
 class Judge:
     """A model, the scans it is judged on, and where to write."""
 
@@ -127,6 +147,9 @@ class Judge:
             loaded: Any = nibabel.load(path)
             data = loaded.get_fdata(dtype=np.float32)
             truth = np.asarray(nibabel.load(reference).dataobj)  # type: ignore[attr-defined]
+            spacing = self.model.model.spacing_mm
+            limit = through_grid(truth, nibabel.affines.voxel_sizes(loaded.affine), spacing)
+            merged_by = {LIMIT: limit}
             contrasts = {"T1w": data}
             if not self.options.quick:
                 for suffix, how in _contrasts.CONTRASTS.items():
@@ -136,7 +159,8 @@ class Judge:
                 labels = self.segment(image)
                 if self.options.out:
                     self.draw(f"{who}_{contrast}", values, labels, loaded.affine)
-                merged = translated(labels, self.common)
+                merged_by[contrast] = translated(labels, self.common)
+            for contrast, merged in merged_by.items():
                 for number, value in dice(merged, truth, list(names())).items():
                     rows.append(
                         {

@@ -99,6 +99,21 @@ def test_dice_and_intervals(benchmark):
     assert math.isnan(benchmark.interval([0.5])[1])
 
 
+def test_what_a_grid_allows(benchmark, head):
+    _, labels = head
+    assert np.array_equal(benchmark.through_grid(labels, (1, 1, 1), 1.0), labels)
+    blocks = np.kron(np.eye(4, dtype=np.int16) * 41, np.ones((2, 2), np.int16))[..., None]
+    blocks = np.repeat(blocks, 4, axis=2)
+    # Of lone voxels in a corner nothing is left, of blocks of the coarse voxels all
+    dotted = blocks.copy()
+    dotted[0, 7, 0] = 2
+    assert 2 not in benchmark.through_grid(dotted, (1, 1, 1), 2.0)
+    wide = np.kron(blocks, np.ones((3, 3, 3), np.int16))
+    assert np.array_equal(benchmark.through_grid(wide, (1, 1, 1), 2.0), wide)
+    cut = benchmark.through_grid(wide, (1, 1, 1), 4.0)  # edges between the coarse voxels' own
+    assert 0.8 < benchmark.dice(cut, wide, [41])[41] < 1
+
+
 def test_the_way_back_of_every_change(changes, head, scheme):
     """Labels that follow the anatomy exactly must come back as those of the image as it is."""
     image, labels = head
@@ -184,7 +199,7 @@ def test_the_benchmark(benchmark, data_set, model, tmp_path, capsys):
     assert lines[0].split("\t") == [
         "participant", "split", "contrast", "structure", "dice", "lost"
     ]  # fmt: skip
-    assert len(lines) == 16
+    assert len(lines) == 1 + 2 * 15
 
 
 def test_packaging(model, monkeypatch, tmp_path):
