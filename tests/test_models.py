@@ -48,10 +48,13 @@ def test_checksums_are_those_of_sha256sum(packaged):
     assert f"{digest}  labels.tsv\n" in (packaged / models.CHECKSUMS).read_text()
 
 
-def test_the_default_model_is_found_by_name_and_without_one(packaged, tmp_path):
+def test_the_default_model_is_found_by_name_and_without_one(packaged, tmp_path, caplog):
+    caplog.set_level("INFO")
     assert models.packaged_models() == ("default",)
     assert find_model("default", tmp_path).folder == packaged
+    assert not caplog.messages
     assert find_model(None, tmp_path).folder == packaged
+    assert caplog.messages == ["nothing was learned here: taking tiny, the model of the package"]
     assert load_model("default").path == packaged
 
 

@@ -1,6 +1,7 @@
 """Model folders, as the orchestration sees them: files, not networks."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from l2s_pydra.values import check_names
 
 __all__ = ["ModelFiles", "find_model"]
 
+_log = logging.getLogger(__name__)
 _FILES = ("weights.safetensors", "config.json", "labels.tsv")
 
 
@@ -125,7 +127,9 @@ def find_model(wanted: str | None, output_dir: Path, *, option: str = "--model")
     if present:
         return ModelFiles.read(models / present[0])
     if "default" in packaged_models():
-        return ModelFiles.read(packaged_model())
+        model = ModelFiles.read(packaged_model())
+        _log.info("nothing was learned here: taking %s, the model of the package", model.name)
+        return model
     raise ModelError(f"{models}: has no model; run the level learn first, or give one by {option}")
 
 

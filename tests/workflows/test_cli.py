@@ -248,7 +248,7 @@ def test_an_invalid_data_set_is_16(data, tmp_path, capsys):
         (("--model", "{model}", "--participant-label", "99"), 65, "99"),
         (("--model", "{model}", "--segmentation", "aseg"), 64, "seg-tissue"),
         (("--model", "/nowhere"), 65, "/nowhere"),
-        ((), 65, "has no model"),
+        (("--model", "nobody's"), 65, "nobody's"),
     ],
 )
 def test_wrong_data_is_one_line_and_an_exit_code(arguments, model, more, code, said):

@@ -148,9 +148,10 @@ def test_the_files_that_are_told_are_those_that_are_written(app, copied, data, m
 
 
 def test_errors_are_those_of_the_run(app, data, tmp_path):
-    run = app(data, tmp_path / "out", tmp_path / "work", "participant", "--dry-run")
+    level = ("participant", "--model", "nobody's", "--dry-run")
+    run = app(data, tmp_path / "out", tmp_path / "work", *level)
     assert run.code == 65
-    assert "has no model" in run.said
+    assert "nobody's: no such folder" in run.said
     assert not (tmp_path / "out").exists()
 
 

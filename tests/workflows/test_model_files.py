@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from l2s_pydra import models
 from l2s_pydra.errors import ModelError
 from l2s_pydra.workflows.model_files import ModelFiles, find_model
 
@@ -35,7 +36,8 @@ def test_several_models_have_to_be_told_apart(output, model):
         find_model(None, output)
 
 
-def test_no_model(tmp_path):
+def test_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ROOT", tmp_path / "package")
     with pytest.raises(ModelError, match="level learn first"):
         find_model(None, tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
