@@ -154,6 +154,26 @@ def _cut(share: float, *, top: bool) -> Callable[[Any], tuple[Any, Back]]:
     return make
 
 
+def _slab(mm: float) -> Callable[[Any], tuple[Any, Back]]:
+    """Keep the slices in the middle of the head."""
+
+    def make(image: Any) -> tuple[Any, Back]:
+        axis = int(np.abs(image.affine[2, :3]).argmax())
+        data = image.get_fdata(dtype=np.float32)
+        filled = np.flatnonzero((data > 0.05 * data.max()).any(tuple({0, 1, 2} - {axis})))
+        count = max(1, round(mm / float(np.linalg.norm(image.affine[:3, axis]))))
+        first = max(0, int(filled[0] + filled[-1] + 1 - count) // 2)
+        window = [slice(None)] * 3
+        window[axis] = slice(first, first + count)
+
+        def back(labels: Any, clean: Any, _: LabelScheme) -> tuple[Any, Any]:
+            return labels, clean[tuple(window)]
+
+        return image.slicer[tuple(window)], back
+
+    return make
+
+
 CHANGES = (
     Change("turned by 15 degrees about the z axis", _turned(15, 2)),
     Change("turned by 20 degrees about the x axis", _turned(20, 0)),
@@ -174,4 +194,7 @@ CHANGES = (
     Change("6 mm slices along the first axis", _thick(6, 0)),
     Change("upper quarter missing", _cut(0.25, top=True)),
     Change("lower quarter missing", _cut(0.25, top=False)),
+    Change("middle 50 mm only", _slab(50)),
+    Change("middle 30 mm only", _slab(30)),
+    Change("middle 18 mm only", _slab(18)),
 )

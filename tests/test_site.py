@@ -23,7 +23,7 @@ def site(tmp_path_factory):
     """Folder of the built pages; the sources are copied, since stubs are written beside them."""
     work = tmp_path_factory.mktemp("site")
     stubs = shutil.ignore_patterns("_build", "api", "__pycache__")
-    for folder in ("docs", "containers"):
+    for folder in ("docs", "containers", "l2s_pydra/models"):
         shutil.copytree(ROOT / folder, work / folder, ignore=stubs)
     for page in ROOT.glob("*.md"):
         shutil.copy(page, work / page.name)
@@ -33,7 +33,8 @@ def site(tmp_path_factory):
     done = subprocess.run(
         command,
         cwd=work,
-        env={**os.environ, **nowhere, "HOME": str(work)},
+        # not the package of this folder, of which only the models are there
+        env={**os.environ, **nowhere, "HOME": str(work), "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         check=False,
