@@ -4,6 +4,7 @@ import _thread
 import importlib
 import json
 import os
+import signal
 import sys
 import textwrap
 import threading
@@ -240,9 +241,17 @@ def test_stop_on_first_error_cancels_what_is_waiting(commands, work, tmp_path):
     assert "not started, because an earlier job failed" in seen
 
 
+@pytest.fixture
+def interruptible():
+    """Heed SIGINT, which a process that was started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("failed_first", [True, False])
 def test_a_job_on_its_way_when_another_fails_is_cancelled(
-    commands, work, outcome, tmp_path, failed_first
+    commands, work, outcome, tmp_path, failed_first, interruptible
 ):
     """Its number is not known yet when the others are cancelled."""
     called = commands(
