@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from traceback import format_exception
@@ -85,27 +84,16 @@ def group(session: Session, model: ModelFiles | None, failed: Sequence[Failure])
 def _refresh_pages(session: Session, volumes: Path) -> None:
     """Write the pages of participants anew that would not be the same."""
     from l2s_pydra.steps.page_data import PageData
-    from l2s_pydra.steps.report import read_groups, refresh_participant
+    from l2s_pydra.steps.report import read_groups
 
-    output, options = session.output, session.options
+    options = session.options
     published = options.output_dir / volumes.relative_to(session.stage)
     same = published.is_file() and published.read_bytes() == volumes.read_bytes()
     groups = {**read_groups(options.output_dir), **read_groups(session.stage)}
-    stage = session.stage.with_name(f"{session.uuid}-page")
     for data in sorted(options.output_dir.glob(str(PageData.place("sub-*", Path())))):
         who = data.relative_to(options.output_dir).parts[0]
-        if same and page_fault(who, options.output_dir, output.checksums) is None:
-            continue
-        with output.locked():
-            refresh_participant(
-                participant=who,
-                output_dir=options.output_dir,
-                groups=groups,
-                out_file=stage / f"{who}.html",
-                bids_dir=options.bids_dir,
-            )
-            output.publish(stage)
-        shutil.rmtree(stage)
+        if not same or page_fault(who, options.output_dir, session.output.checksums) is not None:
+            session.publish_page(who, groups)
 
 
 def _provenance(

@@ -69,7 +69,7 @@ def _models(session: Session) -> None:
 
 def _participants(session: Session) -> None:
     from l2s_pydra.steps.page_data import PageData
-    from l2s_pydra.steps.report import read_groups, refresh_participant
+    from l2s_pydra.steps.report import read_groups
 
     options = session.options
     groups = read_groups(options.output_dir)
@@ -77,19 +77,8 @@ def _participants(session: Session) -> None:
     people = sorted(path.relative_to(options.output_dir).parts[0] for path in recorded)
     if options.participants is not None:
         people = [who for who in people if who.removeprefix("sub-") in options.participants]
-    stage = session.stage.with_name(f"{session.uuid}-page")
     for who in people:
-        # Another run may segment this participant: its page is read, made and published as one.
-        with session.output.locked():
-            refresh_participant(
-                participant=who,
-                output_dir=options.output_dir,
-                groups=groups,
-                out_file=stage / f"{who}.html",
-                bids_dir=options.bids_dir,
-            )
-            session.publish(stage)
-        shutil.rmtree(stage)
+        session.publish_page(who, groups)
     if not people:
         raise DatasetError(
             f"{options.output_dir}: has no record of such participants; "

@@ -308,6 +308,34 @@ class Session:
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
+    def publish_page(self, participant: str, groups: Mapping[str, Any]) -> None:
+        """Make a participant's page anew from what is kept, and publish it.
+
+        As one, for another run may segment the participant meanwhile.
+
+        Parameters
+        ----------
+        participant : str
+            ``sub-<label>``.
+        groups : mapping
+            What the group has (:func:`l2s_pydra.steps.report.read_groups`).
+        """
+        from l2s_pydra.steps.report import refresh_participant
+
+        stage = self.stage.with_name(f"{self.uuid}-page")
+        try:
+            with self.output.locked():
+                refresh_participant(
+                    participant=participant,
+                    output_dir=self.options.output_dir,
+                    groups=groups,
+                    out_file=stage / f"{participant}.html",
+                    bids_dir=self.options.bids_dir,
+                )
+                self.publish(stage)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
     def publish(self, tree: Path | None = None) -> None:
         """Copy a tree, by default what was staged so far, to the output folder."""
         tree = tree or self.stage
