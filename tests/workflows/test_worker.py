@@ -267,9 +267,10 @@ def test_one_that_gives_up_waiting_holds_nothing():
         ledger.give(Demand(), held)
         granted.cancel()  # after it was granted, before it could notice
         await asyncio.gather(granted, return_exceptions=True)
-        await asyncio.wait_for(ledger.take(Demand()), 1)
+        return held, await asyncio.wait_for(ledger.take(Demand()), 1)
 
-    asyncio.run(main())
+    first, last = asyncio.run(main())
+    assert last == first
 
 
 def test_a_waiting_gpu_task_leaves_the_cpus_it_cannot_use_to_others():
