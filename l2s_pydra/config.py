@@ -141,7 +141,12 @@ class SynthesisConfig:
     """Share of images of which only a slab across one random axis is seen, as of a scan that does not
     cover the head."""
     coverage_least_mm: float = attrs.field(default=15.0, validator=positive)
-    """Least thickness of the slab, mm; drawn ~ U(m, size of the image)."""
+    """Least thickness of the slab, mm; drawn ~ U(m, most)."""
+    coverage_most_mm: float | None = attrs.field(default=None, validator=positive_or_none)
+    """Most thickness of the slab, mm; the size of the image if not given."""
+    coverage_repeat_mm: float = attrs.field(default=16.0, validator=validators.ge(0))
+    """How far the slab's outermost slices are repeated beyond it, mm, as is done with scans of few
+    slices that are to be segmented; black from there."""
     oversampling: int = attrs.field(default=2, validator=validators.in_((1, 2, 3, 4)))
     """Labels are warped on a grid this many times finer than the working one, then pooled,
     so that partial volume exists."""

@@ -59,6 +59,8 @@ _RANGES: dict[str, tuple[str, str]] = {
     "rician_share": ("chance", _SHARE),
     "coverage_share": ("chance", _SHARE),
     "coverage_least_mm": ("constant", "mm"),
+    "coverage_most_mm": ("constant", "mm"),
+    "coverage_repeat_mm": ("constant", "mm"),
     "oversampling": ("constant", "fine voxels per voxel and axis"),
 }
 """Kind of distribution and unit of each field of SynthesisConfig; priors go to the groups."""

@@ -73,6 +73,8 @@ class SynthesisDraw:
     """Whether the image is a magnitude, with noise in the real and the imaginary part."""
     coverage: tuple[int, int, int] | None = None
     """Slab that is seen: axis, first working voxel of the image, number of voxels; None is all."""
+    repeated: int = 0
+    """Working voxels on either side of the slab that repeat its outermost ones."""
 
     @property
     def anisotropic(self) -> bool:
@@ -223,6 +225,7 @@ class Drawer:
             **self._signal(rng, appearance=appearance),
             **self._acquisition(rng, appearance=appearance),
             coverage=self._coverage(rng) if appearance else None,
+            repeated=round(self.config.coverage_repeat_mm / self.spacing_mm),
         )
 
     @property
@@ -367,8 +370,9 @@ class Drawer:
             return None
         size = c.crop or self.working_shape
         axis = int(rng.integers(self.ndim))
-        least = min(float(size[axis]), c.coverage_least_mm / self.spacing_mm)
-        count = max(1, round(rng.uniform(least, size[axis])))
+        most = min(size[axis], (c.coverage_most_mm or math.inf) / self.spacing_mm)
+        least = min(most, c.coverage_least_mm / self.spacing_mm)
+        count = max(1, round(rng.uniform(least, most)))
         return axis, int(rng.integers(size[axis] - count + 1)), count
 
 

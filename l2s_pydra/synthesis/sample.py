@@ -138,23 +138,28 @@ def acquire(x: Tensor, draw: SynthesisDraw, tissue: Tensor | None) -> Tensor:
 
 
 def cover(image: Tensor, target: Tensor, draw: SynthesisDraw) -> tuple[Tensor, Tensor]:
-    """Normalise an image (C, *S), and make black and background what the draw does not see of it.
+    """Normalise an image (C, *S), and show of it what the draw covers.
 
-    The range of intensities is that of the part that is seen, as it would be of a scan of it.
+    The range of intensities is that of the slab that is covered, as it would be of a scan of it. Its
+    outermost slices are repeated as far as the draw says, in the target too; from there the image is
+    black and the target background.
     """
     if draw.coverage is None:
         return normalise(image[:, None])[:, 0], target
     axis, first, count = draw.coverage
-    seen = (slice(None),) * axis + (slice(first, first + count),)
+    start, stop = max(0, first - draw.repeated), first + count + draw.repeated
+    shown = (slice(None),) * axis + (slice(start, stop),)
+    planes = torch.arange(image.shape[axis + 1], device=image.device)[start:stop]
+    planes = planes.clamp(first, first + count - 1)
+    slab = normalise(image.narrow(axis + 1, first, count)[:, None])[:, 0]
     black = torch.zeros_like(image)
-    black[:, *seen] = normalise(image[:, *seen][:, None])[:, 0]
+    black[:, *shown] = slab.index_select(axis + 1, planes - first)
+    empty = torch.zeros_like(target)
     if is_class_map(target):
-        empty = torch.zeros_like(target)
-        empty[seen] = target[seen]
+        empty[shown] = target.index_select(axis, planes)
     else:
-        empty = torch.zeros_like(target)
         empty[0] = 1
-        empty[:, *seen] = target[:, *seen]
+        empty[:, *shown] = target.index_select(axis + 1, planes)
     return black, empty
 
 
