@@ -44,6 +44,32 @@ class Posterior:
         whole[(slice(None), *self.box)] = self.values
         return whole
 
+    def part(self, first: tuple[int, int, int], shape: tuple[int, int, int]) -> "Posterior":
+        """Give the posteriors of a part of the grid.
+
+        Parameters
+        ----------
+        first : 3 ints
+            First voxel of the part.
+        shape : 3 ints
+            Its size.
+        """
+        ends = [a + n for a, n in zip(self.start, self.values.shape[1:], strict=True)]
+        low = [min(max(a - f, 0), n) for a, f, n in zip(self.start, first, shape, strict=True)]
+        high = [min(max(b - f, a), n) for b, f, a, n in zip(ends, first, low, shape, strict=True)]
+        inside = [
+            slice(a + f - s, b + f - s)
+            for a, b, f, s in zip(low, high, first, self.start, strict=True)
+        ]
+        x, y, z = low
+        return attrs.evolve(self, values=self.values[:, *inside], start=(x, y, z), shape=shape)
+
+    def clear(self, mask: Tensor) -> None:
+        """Make background certain where a mask of the grid (X, Y, Z) is true."""
+        inside = mask[self.box]
+        self.values[:, inside] = 0
+        self.values[0, inside] = 1
+
     def labels(self) -> Tensor:
         """Most probable class, the first of equals: (X, Y, Z) int16."""
         labels = torch.zeros(self.shape, dtype=torch.int16)

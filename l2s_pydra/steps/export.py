@@ -140,9 +140,29 @@ def describe(model: "Model", file: str, sha256: str) -> dict[str, Any]:
 
 
 def _before(model: "Model") -> list[dict[str, Any]]:
+    from ..images import coverage
     from ..segmentation.inference import BLACK, MARGIN
 
+    repeat: dict[str, Any] = {
+        "step": "repeat",
+        "what": "Draw out scans of few slices. Voxels show something where the image, minus its least "
+        "value, is above the share 'black' of the 99th percentile of the voxels brighter than the "
+        "mean. Along each axis, what is shown reaches from the first to the last slice with at "
+        "least the share 'full' of the voxels of the fullest slice. If that is at most the "
+        "thickness and the share of it along the longest axis: on each side where there is no next "
+        "slice, or one with at most the share 'empty', drop what is beyond, and repeat the "
+        "outermost slice over the distance or the share of the longest axis, whatever is less, "
+        "in whole slices, rounded up. What is beyond is background in the result.",
+        "black": coverage.BLACK,
+        "full": coverage.FULL,
+        "empty": coverage.EMPTY,
+        "thickness_mm": coverage.THIN_MM,
+        "thickness_share": coverage.THIN_SHARE,
+        "distance_mm": coverage.REPEAT_MM,
+        "distance_share": coverage.REPEAT_SHARE,
+    }
     steps: list[dict[str, Any]] = [
+        *([repeat] if model.segmenter.config.ndim == 3 else []),
         {
             "step": "resample",
             "what": "Bring the image, minus its least value, to an isotropic grid whose axes point "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from ..images.conform import Conform
+from ..images.coverage import Coverage
 from ..images.volume import Volume
 from .quality import SoftMeasures, normalised_entropy, soft_measures
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "predict"]
 
 Floats = npt.NDArray[np.float32]
+_FEW = (
+    "shows only {:.0f} mm along one axis: its outermost slices were repeated for the network; labels of "
+    "so thin a scan are less sure than those of a whole head"
+)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -37,11 +42,15 @@ class Prediction:
     """Whether posteriors are averaged with those of the left-right mirror image."""
     header: Any = None
     """Of the image, whose code of the space outputs on the working grid keep."""
+    coverage: Coverage | None = None
+    """Which slices the image shows, if it is a slab; beyond them is background."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What went otherwise than asked for."""
-        return self.posterior.warnings
+        if self.coverage is None:
+            return self.posterior.warnings
+        return (_FEW.format(self.coverage.thickness_mm), *self.posterior.warnings)
 
     @property
     def values(self) -> Floats:
@@ -58,7 +67,9 @@ class Prediction:
 
     def channels(self) -> npt.NDArray[np.int16]:
         """Most probable label of each voxel of the image."""
-        return self.conform.posterior_to_source(self.values, self.posterior.start)
+        channels = self.conform.posterior_to_source(self.values, self.posterior.start)
+        self._clear(channels, self.conform, 0)
+        return channels
 
     def working_channels(self) -> npt.NDArray[np.int16]:
         """Most probable label of each voxel of the working grid."""
@@ -75,9 +86,10 @@ class Prediction:
         conform : Conform, optional
             Leads from the working grid to another one, such as a part of the image.
         """
-        return (conform or self.conform).float_to_source(
-            self.values[channel], self.posterior.start, outside=float(channel == 0)
-        )
+        chosen, outside = conform or self.conform, float(channel == 0)
+        values = chosen.float_to_source(self.values[channel], self.posterior.start, outside=outside)
+        self._clear(values, chosen, outside)
+        return values
 
     def frames(self) -> Iterator[Floats]:
         """Give the posterior of one label after the other on the grid of the image."""
@@ -90,7 +102,9 @@ class Prediction:
 
     def entropy(self) -> Floats:
         """Normalised entropy of the posteriors on the grid of the image."""
-        return self.conform.float_to_source(normalised_entropy(self.values), self.posterior.start)
+        values = self.conform.float_to_source(normalised_entropy(self.values), self.posterior.start)
+        self._clear(values, self.conform, 0)
+        return values
 
     def working_entropy(self) -> Floats:
         """Normalised entropy of the posteriors on the working grid."""
@@ -104,6 +118,12 @@ class Prediction:
         """Voxels of the working grid that are more probably something than background."""
         inside: npt.NDArray[np.bool_] = self._whole(self.values[0], outside=1.0) < 0.5
         return inside
+
+    def _clear(self, values: npt.NDArray[Any], conform: Conform, outside: float) -> None:
+        """Set what the image does not show, on the grid that the conform object leads to."""
+        if self.coverage is not None:
+            beyond = self.coverage.beyond(conform.source_affine, conform.source_shape)
+            values[beyond] = outside
 
     def _whole(self, values: Floats, *, outside: float) -> Floats:
         """Array on the whole working grid of one on the box."""
@@ -158,8 +178,14 @@ def predict(
     working = conform.image(volume.data - volume.data.min())
     across = bool(np.abs(conform.affine[:3, 0]).argmax() == 0)
     flipped = flip and across and model.scheme.mirrors
+    coverage = Coverage.of(volume) if model.segmenter.config.ndim == 3 else None
+    shown, first = working, (0, 0, 0)
+    if coverage is not None:
+        extended = coverage.extended(volume)
+        grown, first = coverage.grid(conform, extended)
+        shown = grown.image(extended.data - volume.data.min())
     posterior = model.predict(
-        torch.from_numpy(working),
+        torch.from_numpy(shown),
         device=device,
         flip=flipped,
         draws=draws,
@@ -170,10 +196,15 @@ def predict(
             f"{weights}: gives posteriors for {volume.path} that are not numbers; "
             "the weights are damaged: copy the model again, or learn it again"
         )
+    if coverage is not None:
+        posterior = posterior.part(first, conform.shape)
+        beyond = coverage.beyond(conform.affine, conform.shape, margin_mm=model.spacing_mm)
+        posterior.clear(torch.from_numpy(beyond))
     return Prediction(
         working=working,
         posterior=posterior,
         conform=conform,
         flipped=flipped,
         header=volume.header,
+        coverage=coverage,
     )

@@ -82,17 +82,51 @@ def test_posteriors_are_those_of_pytorch(folder, run, said, sides, batch):
     np.testing.assert_allclose(run(x.numpy()), expected, atol=2e-5)
 
 
+def drawn_out(data, spacing, said):
+    """Repeat the outermost slices of a slab as the description says; return the slab's place, too."""
+    above = data - data.min()
+    bright = above[above > above.mean()]
+    shown = above > said["black"] * np.percentile(bright, 99)
+    areas = [shown.sum(tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    full = [np.flatnonzero(area >= said["full"] * area.max()) for area in areas]
+    sides = [(f[-1] - f[0] + 1) * spacing for f in full]
+    axis, longest = int(np.argmin(sides)), max(sides)
+    none = (slice(None),) * 3
+    if sides[axis] > min(said["thickness_mm"], said["thickness_share"] * longest):
+        return data, none, none
+    count = int(np.ceil(min(said["distance_mm"], said["distance_share"] * longest) / spacing))
+    area, first, last = areas[axis], full[axis][0], full[axis][-1]
+    assert first == 0 or area[first - 1] <= said["empty"] * area.max()
+    assert last == len(area) - 1 or area[last + 1] <= said["empty"] * area.max()
+    place = [slice(None)] * 3
+    place[axis] = slice(first, last + 1)
+    width = [(0, 0)] * 3
+    width[axis] = (count, count)
+    inner = [slice(None)] * 3
+    inner[axis] = slice(count, count + last + 1 - first)
+    return np.pad(data[tuple(place)], width, mode="edge"), tuple(inner), tuple(place)
+
+
 @pytest.mark.slow
-def test_the_description_is_enough(folder, run, said):
+@pytest.mark.parametrize("part", ["whole", "slab"])
+def test_the_description_is_enough(folder, run, said, part):
     """From an image to labels with NumPy, by the description alone."""
     rng = np.random.default_rng(0)
-    data = np.zeros(SHAPE, np.float32)
-    data[9:20, 6:20, 2:-2] = rng.gamma(4, 25, (11, 14, 22))
+    original = np.zeros(SHAPE, np.float32)
+    original[7:20, 6:20, 2:-2] = rng.gamma(4, 25, (13, 14, 22))
+    if part == "slab":
+        original[:, :, :9] = original[:, :, 16:] = 0
     affine = np.diag([1.5, 1.5, 1.5, 1.0])
     steps = {step["step"]: step for step in said["preprocessing"]}
     assert steps["resample"]["orientation"] == "RAS"
     assert steps["resample"]["spacing_mm"] == 1.5
     after = {step["step"]: step for step in said["postprocessing"]}
+    repeats = "repeat" in steps
+    assert repeats == (len(said["input"]["axes"]) == 5)
+    data, inner, place = original, (slice(None),) * 3, (slice(None),) * 3
+    if repeats:
+        data, inner, place = drawn_out(original, 1.5, steps["repeat"])
+    assert (data is original) == (part == "whole" or not repeats)
     normalise, crop = steps["normalise"], steps["crop"]
 
     def normalised(x):
@@ -104,7 +138,7 @@ def test_the_description_is_enough(folder, run, said):
     x = normalised(data - data.min())
     where = np.argwhere(x > crop["threshold"])
     start = np.maximum(where.min(0) - crop["margin"], 0)
-    stop = np.minimum(where.max(0) + 1 + crop["margin"], SHAPE)
+    stop = np.minimum(where.max(0) + 1 + crop["margin"], data.shape)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
 
     def padded(x):
@@ -124,12 +158,15 @@ def test_the_description_is_enough(folder, run, said):
     mirror = after["mirror"]
     assert mirror["axis"] == said["input"]["axes"][2] == "right"
     both = [posteriors(x[box]), posteriors(x[box][::-1])[mirror["opposite"], ::-1]]
-    whole = np.zeros((len(said["output"]["labels"]), *SHAPE))
+    grown = np.zeros((len(said["output"]["labels"]), *data.shape))
+    grown[0] = 1
+    grown[(slice(None), *box)] = np.mean(both, 0)
+    whole = np.zeros((len(grown), *SHAPE))
     whole[0] = 1
-    whole[(slice(None), *box)] = np.mean(both, 0)
+    whole[(slice(None), *place)] = grown[(slice(None), *inner)]
     labels = np.array([label["index"] for label in said["output"]["labels"]])[whole.argmax(0)]
 
-    image = nb.Nifti1Image(data, affine)
+    image = nb.Nifti1Image(original, affine)
     expected = l2s_pydra.load_model(folder).segment(image, threads=1, posteriors=True)
     np.testing.assert_allclose(
         whole, np.moveaxis(expected.posteriors.get_fdata(), -1, 0), atol=2e-4
