@@ -69,11 +69,16 @@ def describe_dataset(
         The files written.
     """
     folder = Path(folder)
-    compared = any((Path(root) / "comparison").is_dir() for root in (folder, output_dir))
+    compared, has_models = (
+        any((Path(root) / name).is_dir() for root in (folder, output_dir))
+        for name in ("comparison", "models")
+    )
     return [
         write_json(
             folder / "dataset_description.json",
-            dataset_description(bids_dir, output_dir, container=container, links=links),
+            dataset_description(
+                bids_dir, output_dir, container=container, links=links, has_models=has_models
+            ),
         ),
         write_text(folder / "README.md", _readme(raw_link(bids_dir, output_dir), compared)),
         write_text(folder / ".bidsignore", bidsignore),
@@ -89,10 +94,12 @@ def dataset_description(
     *,
     container: Mapping[str, str] | None = None,
     links: Mapping[str, str | Path] | None = None,
+    has_models: bool = False,
 ) -> dict[str, Any]:
     """Contents of ``dataset_description.json``.
 
-    The licence of the raw data set is carried over, because derived data may be bound by it.
+    The licence of the raw data set is carried over, because derived data may be bound by it. Models
+    are linked where the derivative holds any, which it does not if only a packaged one was used.
     """
     raw = _read_description(bids_dir)
     before = _read_description(output_dir)
@@ -102,6 +109,7 @@ def dataset_description(
     folders = {"raw": bids_dir, **(links or {})}
     found = {name: relative_link(name, folder, output_dir) for name, folder in folders.items()}
     sources = [_source(folders[name], link) for name, link in found.items()]
+    own = {"models": "models"} if has_models else {}
     values: dict[str, Any] = {
         "Name": f"{_NAME} segmentations of {raw.get('Name') or 'a BIDS data set'}",
         "BIDSVersion": BIDS_VERSION,
@@ -109,7 +117,7 @@ def dataset_description(
         "GeneratedBy": [generator],
         "SourceDatasets": sources + _kept(before.get("SourceDatasets"), sources),
         # Files of earlier runs may point to what this one did not use.
-        "DatasetLinks": {**_links_of(before), "models": "models", **found},
+        "DatasetLinks": {**_links_of(before), **own, **found},
         "HowToAcknowledge": "Please cite the works in logs/CITATION.md.",
     }
     if raw.get("License"):

@@ -23,7 +23,7 @@ T1W = {"subject": "01", "suffix": "T1w"}
 def test_link_below_the_raw_data_set(tmp_path):
     output = tmp_path / "derivatives" / "l2s_pydra"
     values = dataset_description(tmp_path, output, container={"Type": "docker", "Tag": "x:1"})
-    assert values["DatasetLinks"] == {"raw": "../..", "models": "models"}
+    assert values["DatasetLinks"] == {"raw": "../.."}
     assert values["SourceDatasets"] == [{"URL": "file:../.."}]
     assert values["GeneratedBy"][0]["Container"]["Tag"] == "x:1"
     assert (output / values["DatasetLinks"]["raw"]).resolve() == tmp_path
@@ -61,7 +61,7 @@ def test_links_to_what_earlier_runs_used_stay(tmp_path):
     first = dataset_description(tmp_path, output, links={"labels": labels})
     write_json(output / "dataset_description.json", first)
     second = dataset_description(tmp_path, output)
-    assert second["DatasetLinks"] == {"raw": "../..", "models": "models", "labels": "../manual"}
+    assert second["DatasetLinks"] == {"raw": "../..", "labels": "../manual"}
     assert second["SourceDatasets"] == [{"URL": "file:../.."}, {"DOI": "doi:10.1/y"}]
     write_json(output / "dataset_description.json", second)
     assert dataset_description(tmp_path, output) == second
@@ -120,6 +120,25 @@ def test_a_comparison_is_told_where_there_is_one(tmp_path, place):
         assert said not in before[name]
     assert "\n\n\n" not in after["README.md"] + after["CITATION.md"]
     assert after["CITATION.bib"].count("\n@") + 1 == after["CITATION.md"].count("https://doi.org/")
+
+
+@pytest.mark.parametrize("place", ["staged", "published"])
+def test_models_are_linked_where_there_are_any(tmp_path, place):
+    def links():
+        paths = describe_dataset(
+            tmp_path / "staged",
+            bids_dir=tmp_path,
+            output_dir=tmp_path / "published",
+            images=[],
+            bidsignore="",
+            models=[MODEL],
+        )
+        (path,) = (p for p in paths if p.name == "dataset_description.json")
+        return json.loads(path.read_text())["DatasetLinks"]
+
+    assert links() == {"raw": ".."}
+    (tmp_path / place / "models").mkdir(parents=True)
+    assert links() == {"raw": "..", "models": "models"}
 
 
 # A whole derivative, made with every row of the table of outputs.
