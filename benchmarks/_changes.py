@@ -197,4 +197,5 @@ CHANGES = (
     Change("middle 50 mm only", _slab(50)),
     Change("middle 30 mm only", _slab(30)),
     Change("middle 18 mm only", _slab(18)),
+    Change("middle 8 mm only", _slab(8)),
 )

@@ -124,8 +124,16 @@ def stages_in_words(folders: list[Path]) -> str:
         record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         training, synthesis = record["learn"]["training"], record["learn"]["synthesis"]
         crop = " x ".join(map(str, synthesis["crop"] or record["grid_shape"]))
+        if synthesis.get("coverage_share"):
+            most = synthesis.get("coverage_most_mm")
+            crop += f" voxels, {synthesis['coverage_share']:.0%} of them slabs of "
+            crop += f"{synthesis['coverage_least_mm']:g} mm " + (
+                f"to {most:g} mm" if most else "or more"
+            )
+        else:
+            crop += " voxels"
         lines.append(
-            f"{number}. {record['learn']['spacing_mm']:g} mm, images of {crop} voxels, "
+            f"{number}. {record['learn']['spacing_mm']:g} mm, images of {crop}, "
             f"{training['steps']} steps, seed {training['seed']}, {record['seconds'] / 3600:.1f} h with "
             f"{record['threads']} thread(s) beside other work; validation {record['best_dice']:.3f}\n"
         )

@@ -1,11 +1,12 @@
-"""Train the default model: four trainings, each from the weights of the one before.
+"""Train the default model: five trainings, each from the weights of the one before.
 
     python benchmarks/default_model_recipe/train.py LABEL_MAPS FOLDER [options of l2s-pydra]
 
 LABEL_MAPS is the BIDS derivative with the public label maps of SynthSeg (20 heads, Apache-2.0), FOLDER
-gets ``stage-1`` to ``stage-4`` with a model each, and ``work`` with checkpoints. No real image is
+gets ``stage-1`` to ``stage-5`` with a model each, and ``work`` with checkpoints. No real image is
 used. The same command goes on after an interruption. Voxel sizes go from 4 to 1.5 mm, as a voxel of
-4 mm stands for eight of 2 mm; ``stage*.json`` hold the settings, seeds included.
+4 mm stands for eight of 2 mm; the last stage adds scans of few slices. ``stage*.json`` hold the
+settings, seeds included.
 """
 
 import sys
