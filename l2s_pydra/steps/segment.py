@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..bids.checksums import sha256_of
 from ..errors import ConfigError
+from ..images.coverage import Coverage
 from ..images.headers import is_placed
 from ..images.volume import Volume, load_image, voxel_volume_mm3
 from .anatomy import is_extracranial, named_structures, no_intracranial_reason
@@ -172,7 +173,11 @@ def segment(
         source_sha256=sha256_of(image),
         like=volume,
         model_in_dataset=model_in_dataset,
-        details={"FlipAveraging": found.flipped, "TestTimeDraws": test_time_draws},
+        details={
+            "FlipAveraging": found.flipped,
+            "TestTimeDraws": test_time_draws,
+            **_repeated(found.coverage),
+        },
     )
     try:
         staged.labels(result.channels, **result.details)
@@ -291,6 +296,14 @@ class _Result:
             "removed": self.details.get("LargestPieceOnly", {}).get("Removed", []),
             "calibration": {key: known.get(key) for key in ("images", "error")},
         }
+
+
+def _repeated(coverage: Coverage | None) -> dict[str, Any]:
+    """Say, for the sidecar, which slices the network was shown again; empty if none."""
+    if coverage is None:
+        return {}
+    counts = {"Axis": coverage.axis, "Before": coverage.before, "After": coverage.after}
+    return {"RepeatedSlices": counts}
 
 
 def _removal(

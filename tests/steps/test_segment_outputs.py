@@ -165,6 +165,26 @@ def test_how_it_was_averaged_is_told(phantom, run, options):
     assert said["FlipAveraging"] == options.get("flip", True)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_that_were_repeated_are_told(phantom, run, axis):
+    path, truth = phantom(AFFINE)
+    assert "RepeatedSlices" not in sidecar(run(path), "seg-tissue_desc-T1w_dseg")
+    image = nb.load(path)
+    slicer = [slice(None)] * 3
+    slicer[axis] = slice(13, 18)
+    image.slicer[tuple(slicer)].to_filename(path)
+    result = run(path)
+    said = sidecar(result, "seg-tissue_desc-T1w_dseg")["RepeatedSlices"]
+    assert (said["Axis"], said["Before"]) == (axis, said["After"])
+    # 12 % of the ball's diameter of 22 mm, and of its slices as far as they are full
+    assert 1.5 < said["Before"] * image.header.get_zooms()[axis] < 4
+    assert any("shows only" in text for text in json.loads(result.summary.read_text())["warnings"])
+    # Labels do not change, as this model looks at no neighbours
+    (file,) = result.tree.rglob("*_desc-T1w_dseg.nii.gz")
+    differ = np.asarray(nb.load(file).dataobj) != truth[tuple(slicer)]
+    assert differ.mean() < 0.05
+
+
 @pytest.mark.parametrize(("axis", "mirrored"), [(0, False), (1, True), (2, True)])
 def test_a_slice_is_averaged_with_its_mirror_image_where_it_has_two_sides(
     phantom, make_model, run, axis, mirrored
