@@ -104,3 +104,10 @@ def test_every_setting_is_explained(kind):
     for field in attrs.fields(kind):
         assert field_doc(kind, field.name).endswith("."), f"{kind.__name__}.{field.name}"
         assert field.kw_only
+
+
+def test_slabs_of_no_thickness_are_refused():
+    with pytest.raises(ConfigError, match=r"coverage_most_mm, 10, is below coverage_least_mm, 15"):
+        LearnConfig().evolve(synthesis__coverage_most_mm=10)
+    kept = LearnConfig().evolve(synthesis__coverage_least_mm=10, synthesis__coverage_most_mm=10)
+    assert LearnConfig.from_dict(kept.to_dict()) == kept

@@ -80,7 +80,10 @@ def describe_dataset(
                 bids_dir, output_dir, container=container, links=links, has_models=has_models
             ),
         ),
-        write_text(folder / "README.md", _readme(raw_link(bids_dir, output_dir), compared)),
+        write_text(
+            folder / "README.md",
+            _readme(raw_link(bids_dir, output_dir), compared=compared, has_models=has_models),
+        ),
         write_text(folder / ".bidsignore", bidsignore),
         write_text(folder / "descriptions.tsv", descriptions(output_dir, images, entropy)),
         write_json(folder / "descriptions.json", _DESCRIPTIONS_SIDECAR),
@@ -110,6 +113,7 @@ def dataset_description(
     found = {name: relative_link(name, folder, output_dir) for name, folder in folders.items()}
     sources = [_source(folders[name], link) for name, link in found.items()]
     own = {"models": "models"} if has_models else {}
+    kept = {name: link for name, link in _links_of(before).items() if name != "models"}
     values: dict[str, Any] = {
         "Name": f"{_NAME} segmentations of {raw.get('Name') or 'a BIDS data set'}",
         "BIDSVersion": BIDS_VERSION,
@@ -117,7 +121,7 @@ def dataset_description(
         "GeneratedBy": [generator],
         "SourceDatasets": sources + _kept(before.get("SourceDatasets"), sources),
         # Files of earlier runs may point to what this one did not use.
-        "DatasetLinks": {**_links_of(before), **own, **found},
+        "DatasetLinks": {**kept, **own, **found},
         "HowToAcknowledge": "Please cite the works in logs/CITATION.md.",
     }
     if raw.get("License"):
@@ -211,7 +215,9 @@ def descriptions(
     return "\n".join(["desc_id\tdescription", *lines]) + "\n"
 
 
-def _readme(link: str, compared: bool) -> str:
+def _readme(link: str, *, compared: bool, has_models: bool) -> str:
+    models = "- `models`: the networks, with their configuration and model card.\n"
+    meaning = " and `bids:models:`\nfor the folder `models`" if has_models else ""
     comparison = (
         "- `comparison`: models that were trained in several ways, compared on images with reference\n"
         "  labels; `index.html` is the page to look at, the tables beside it are described in `.json`.\n"
@@ -230,12 +236,11 @@ Made by {_NAME} {__version__} from the BIDS data set at `{link}` (seen from here
 - `*_morph.tsv`: volume in mm^3 and quality score of each label; at the root, those of everyone.
 - `sub-*.html` and `sub-*/figures`: reports, to be looked at before the numbers are used.
 - `sub-*/log`: versions, command line and settings of each run.
-- `models`: the networks, with their configuration and model card.
+{models if has_models else ""}\
 - `prov`: what was made from what, with checksums (draft of BIDS-Prov, JSON-LD).
 {comparison if compared else ""}
 `seg-<label>` names the set of labels, `desc-<label>` the contrast of the image that was segmented
-(`descriptions.tsv`). In the sidecars, `bids:raw:` stands for the raw data set and `bids:models:`
-for the folder `models`. `logs/CITATION.md` holds the methods text and the references to cite.
+(`descriptions.tsv`). In the sidecars, `bids:raw:` stands for the raw data set{meaning}. `logs/CITATION.md` holds the methods text and the references to cite.
 """
 
 

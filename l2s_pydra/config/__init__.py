@@ -8,13 +8,14 @@ from .fields import field_doc
 from .learn import LearnConfig
 from .presets import PRESETS, preset
 from .segmenter import SegmenterConfig
-from .synthesis import SynthesisConfig
+from .synthesis import REPEAT_SHARE, SynthesisConfig
 from .training import ESTIMATORS, MODES, TrainingConfig
 
 __all__ = [
     "ESTIMATORS",
     "MODES",
     "PRESETS",
+    "REPEAT_SHARE",
     "AugmentationConfig",
     "LearnConfig",
     "SegmenterConfig",

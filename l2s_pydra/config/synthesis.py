@@ -5,9 +5,14 @@ from collections.abc import Mapping
 import attrs
 from attrs import validators
 
+from ..errors import ConfigError
 from ..values import count, level_pair, positive, positive_or_none, prior_table, share, sides
 
-__all__ = ["SynthesisConfig"]
+__all__ = ["REPEAT_SHARE", "SynthesisConfig"]
+
+REPEAT_SHARE = 0.12
+"""The outermost slices of a slab are repeated over this share of the longest side at most, so that
+small heads are not drawn out as far as large ones."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,8 +111,17 @@ class SynthesisConfig:
     coverage_most_mm: float | None = attrs.field(default=None, validator=positive_or_none)
     """Most thickness of the slab, mm; the size of the image if not given."""
     coverage_repeat_mm: float = attrs.field(default=16.0, validator=validators.ge(0))
-    """How far the slab's outermost slices are repeated beyond it, mm, as is done with scans of few
-    slices that are to be segmented; black from there."""
+    """How far the slab's outermost slices are repeated beyond it, mm (12 % of the longest side at
+    most); black from there. The same is done with scans of few slices that are segmented; 0 is
+    never."""
     oversampling: int = attrs.field(default=2, validator=validators.in_((1, 2, 3, 4)))
     """Labels are warped on a grid this many times finer than the working one, then pooled,
     so that partial volume exists."""
+
+    def __attrs_post_init__(self) -> None:
+        most = self.coverage_most_mm
+        if most is not None and most < self.coverage_least_mm:
+            raise ConfigError(
+                f"SynthesisConfig: coverage_most_mm, {most:g}, is below coverage_least_mm, "
+                f"{self.coverage_least_mm:g}; give both"
+            )

@@ -5,41 +5,35 @@ what surrounds a voxel tells it more than the voxel. Where a scan is cut off, it
 the best guess of what comes next, as far as a centimetre or two.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
+from ..config import REPEAT_SHARE
 from .conform import Conform
+from .interpolation import Floats
 from .volume import Volume
 
-__all__ = [
-    "BLACK",
-    "EMPTY",
-    "FULL",
-    "REPEAT_MM",
-    "REPEAT_SHARE",
-    "THIN_MM",
-    "THIN_SHARE",
-    "Coverage",
-]
+__all__ = ["DIM", "EMPTY", "FADING_MM", "FULL", "SHOWN", "THIN_MM", "THIN_SHARE", "Coverage"]
 
 THIN_MM, THIN_SHARE = 80.0, 0.5
 """Scans that show no more than this along an axis, and no more than this share of what they show along
 another one, are slabs where they end abruptly."""
-REPEAT_MM, REPEAT_SHARE = 16.0, 0.12
-"""The outermost slice of a slab is repeated this far beyond it, or over this share of the longest side
-of what is shown if that is less, as in heads of small animals."""
-BLACK = 0.02
-"""Share of the range of intensities up to which a voxel shows nothing."""
+SHOWN = 0.1
+"""Share of the range of intensities above which a voxel shows something: noise is below."""
 FULL, EMPTY = 0.3, 0.05
 """Least share of the fullest slice's voxels that a shown slice has; most that one beyond a cut has."""
+DIM, FADING_MM = 0.6, 8.0
+"""Where a face was blurred by resampling, slices that are so much dimmer than the median of all, this
+deep at most, are not repeated: the first one that is not is."""
 _SAMPLES = 2**21
 """Voxels that intensities are measured in, about."""
 
 Affine = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.float64]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,13 +45,13 @@ class Coverage:
     A slab of 4 slices of 5 mm in an image of 9 slices is drawn out by 4 slices on either side.
 
     >>> data = np.zeros((18, 20, 9), dtype=np.float32)
-    >>> data[2:16, 3:18, 3:7] = np.arange(1, 5)
+    >>> data[2:16, 3:18, 3:7] = np.arange(10, 14)
     >>> volume = Volume(data=data, affine=np.diag([10.0, 10, 5, 1]), header=None, path="x.nii")
-    >>> slab = Coverage.of(volume)
+    >>> slab = Coverage.of(volume, repeat_mm=16.0)
     >>> slab.axis, slab.first, slab.last, slab.thickness_mm
     (2, 3, 6, 20.0)
     >>> slab.extended(volume).data[3, 3].tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0, 4.0]
+    [10.0, 10.0, 10.0, 10.0, 10.0, 11.0, 12.0, 13.0, 13.0, 13.0, 13.0, 13.0]
     """
 
     axis: int
@@ -67,52 +61,75 @@ class Coverage:
     last: int
     """Last slice that shows something."""
     before: int
-    """Copies of the first slice to put before it; 0 where the scan is not cut off there."""
+    """Copies of a slice to put before the first one; 0 where the scan is not cut off there."""
     after: int
-    """Copies of the last slice to put after it."""
+    """Copies of a slice to put after the last one."""
+    fading_before: int = 0
+    """Slices from the first one on that are replaced by copies of the next one, too."""
+    fading_after: int = 0
+    """The same at the other end."""
     affine: Affine = attrs.field(repr=False, eq=False)
     """(4, 4), voxels of the image to RAS+ mm."""
 
     @classmethod
-    def of(cls, volume: Volume) -> "Coverage | None":
+    def of(cls, volume: Volume, *, repeat_mm: float, thin_mm: float = THIN_MM) -> "Coverage | None":
         """Find the slab that an image shows.
 
         Parameters
         ----------
         volume : Volume
             The image.
+        repeat_mm : float
+            How far outermost slices are to be repeated; in small heads it is a share of the longest
+            side of what is shown (:data:`~l2s_pydra.config.REPEAT_SHARE`).
+        thin_mm : float
+            Greatest thickness of a slab.
 
         Returns
         -------
         Coverage or None
             None if the image is a single slice, is not thin along any axis, or ends gently where it
-            is thin, as the whole of something flat does.
+            is thin, as the whole of something flat does; or if nothing is to be repeated.
         """
-        if 1 in volume.shape:
+        if 1 in volume.shape or not repeat_mm:
             return None
-        areas = _areas(volume.data)
+        areas, sums = _profiles(volume.data)
         full = [np.flatnonzero(area >= max(1, FULL * area.max())) for area in areas]
         if not len(full[0]):
             return None
         spans = [(f[-1] - f[0] + 1) * s for f, s in zip(full, volume.spacing_mm, strict=True)]
         axis, longest = int(np.argmin(spans)), max(spans)
-        if spans[axis] > min(THIN_MM, THIN_SHARE * longest):
+        if spans[axis] > min(thin_mm, THIN_SHARE * longest):
             return None
-        spacing, area = volume.spacing_mm[axis], areas[axis]
-        first, last, empty = int(full[axis][0]), int(full[axis][-1]), EMPTY * area.max()
-        repeats = int(np.ceil(min(REPEAT_MM, REPEAT_SHARE * longest) / spacing - 1e-6))
+        spacing, area, slices = volume.spacing_mm[axis], areas[axis], full[axis]
+        first, last, empty = int(slices[0]), int(slices[-1]), EMPTY * area.max()
+        repeats = int(np.ceil(min(repeat_mm, REPEAT_SHARE * longest) / spacing - 1e-6))
         before = repeats if first == 0 or area[first - 1] <= empty else 0
         after = repeats if last == len(area) - 1 or area[last + 1] <= empty else 0
         if not before and not after:
             return None
+        brightness = sums[axis][slices] / area[slices]
+        dim = brightness < DIM * np.median(brightness)
+        deepest = max(1, int(FADING_MM / spacing))
         return cls(
-            axis=axis, first=first, last=last, before=before, after=after, affine=volume.affine
+            axis=axis,
+            first=first,
+            last=last,
+            before=before,
+            after=after,
+            fading_before=_run(dim, deepest) if before else 0,
+            fading_after=_run(dim[::-1], deepest) if after else 0,
+            affine=volume.affine,
         )
 
     @property
     def thickness_mm(self) -> float:
         """Thickness of the slab."""
-        return (self.last - self.first + 1) * float(np.linalg.norm(self.affine[:3, self.axis]))
+        return (self.last - self.first + 1) * self._spacing_mm
+
+    @property
+    def _spacing_mm(self) -> float:
+        return float(np.linalg.norm(self.affine[:3, self.axis]))
 
     def extended(self, volume: Volume) -> Volume:
         """Return the image with the outermost slices of the slab repeated, in its own space.
@@ -120,12 +137,15 @@ class Coverage:
         What the image holds beyond a face where it is cut off is left out.
         """
         stop = volume.shape[self.axis]
-        kept = slice(self.first if self.before else 0, self.last + 1 if self.after else stop)
+        kept = slice(
+            self.first + self.fading_before if self.before else 0,
+            self.last + 1 - self.fading_after if self.after else stop,
+        )
         part = volume.data[(slice(None),) * self.axis + (kept,)]
         width = [(0, 0)] * 3
-        width[self.axis] = (self.before, self.after)
+        width[self.axis] = (self.before + self.fading_before, self.after + self.fading_after)
         affine = volume.affine.copy()
-        affine[:3, 3] += (kept.start - self.before) * affine[:3, self.axis]
+        affine[:3, 3] += (kept.start - width[self.axis][0]) * affine[:3, self.axis]
         return attrs.evolve(volume, data=np.pad(part, width, mode="edge"), affine=affine)
 
     def grid(self, conform: Conform, extended: Volume) -> tuple[Conform, tuple[int, int, int]]:
@@ -155,8 +175,8 @@ class Coverage:
         x, y, z = (-int(n) for n in start)
         return laid, (x, y, z)
 
-    def beyond(self, affine: Affine, shape: Any, *, margin_mm: float = 0.0) -> Mask:
-        """Voxels of a grid that lie beyond a face where the scan is cut off.
+    def share(self, affine: Affine, shape: Any, *, margin_mm: float = 0.0) -> Floats:
+        r"""How much of each voxel of a grid lies on the inner side of the faces where a scan is cut off.
 
         Parameters
         ----------
@@ -169,32 +189,66 @@ class Coverage:
 
         Returns
         -------
-        (*shape) bool array
+        (\*shape) float32 array
+            From 0 to 1; in between where a voxel lies across a face, as if its sides were parallel to
+            the face.
         """
+        return np.stack(list(self._planes(affine, shape, margin_mm)))
+
+    def clear(self, values: npt.NDArray[Any], affine: Affine, outside: float) -> None:
+        r"""Set what lies beyond the faces where the scan is cut off, in place.
+
+        Parameters
+        ----------
+        values : (X, Y, Z) array
+            On a grid; voxels of which more than a half lies beyond are set.
+        affine : (4, 4) array
+            Voxels of the grid to RAS+ mm.
+        outside : number
+            What to set.
+        """
+        for plane, inside in zip(values, self._planes(affine, values.shape, 0.0), strict=True):
+            plane[inside < 0.499] = outside
+
+    def _planes(self, affine: Affine, shape: Any, margin_mm: float) -> Iterator[Floats]:
+        """Share of the voxels inside, one plane across the first axis after the other."""
         row = np.linalg.solve(self.affine, np.asarray(affine, dtype=np.float64))[self.axis]
-        place = row[3] + sum(
-            r * index for r, index in zip(row[:3], np.ogrid[tuple(map(slice, shape))], strict=True)
-        )
-        reach = 0.5 + margin_mm / float(np.linalg.norm(self.affine[:3, self.axis]))
-        outside: Mask = np.zeros(shape, dtype=bool)
-        if self.before:
-            outside |= place < self.first - reach
-        if self.after:
-            outside |= place > self.last + reach
-        return outside
+        width = float(np.abs(row[:3]).max())
+        reach = 0.5 + margin_mm / self._spacing_mm
+        y, z = np.ogrid[: shape[1], : shape[2]]
+        flat = row[3] + row[1] * y + row[2] * z
+        for x in range(shape[0]):
+            place = flat + row[0] * x
+            inside = np.ones_like(place)
+            if self.before:
+                inside = ((place - self.first + reach) / width + 0.5).clip(0, 1)
+            if self.after:
+                inside *= ((self.last + reach - place) / width + 0.5).clip(0, 1)
+            yield inside.astype(np.float32)
 
 
-def _areas(data: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
-    """Voxels that show something in each slice across each axis."""
-    low = data.min()
+def _run(mask: npt.NDArray[np.bool_], most: int) -> int:
+    """Length of the run of true values at the start; 0 if it is longer than allowed."""
+    length = int(np.argmin(mask)) if not mask.all() else len(mask)
+    return length if length <= most else 0
+
+
+def _profiles(data: npt.NDArray[Any]) -> tuple[list[Counts], list[Counts]]:
+    """Voxels that show something in each slice across each axis, and the sum of their intensities."""
     step = max(1, round((data.size / _SAMPLES) ** (1 / 3)))
-    sample = data[::step, ::step, ::step] - low
+    sample = data[::step, ::step, ::step]
     bright = sample[sample > sample.mean()]
-    level = low + BLACK * float(np.percentile(bright, 99)) if len(bright) else np.inf
-    areas = [np.zeros(n, dtype=np.int64) for n in data.shape]
+    low = float(np.percentile(sample, 0.5))  # not the least value, which may be a single one
+    high = float(np.percentile(bright, 99)) if len(bright) else low
+    level = low + SHOWN * (high - low) if high > low else np.inf
+    areas = [np.zeros(n) for n in data.shape]
+    sums = [np.zeros(n) for n in data.shape]
     for x, plane in enumerate(data):  # one by one: masks of a whole image would be large
         shown = plane > level
-        areas[0][x] = np.count_nonzero(shown)
-        areas[1] += shown.sum(1)
-        areas[2] += shown.sum(0)
-    return areas
+        light = np.where(shown, plane - low, 0)
+        for kept, values in ((areas, shown), (sums, light)):
+            rows = values.sum(1, dtype=np.float64)
+            kept[0][x] = rows.sum()
+            kept[1] += rows
+            kept[2] += values.sum(0, dtype=np.float64)
+    return areas, sums

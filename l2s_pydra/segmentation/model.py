@@ -132,6 +132,9 @@ class Model:
     ) -> Posterior:
         """Posterior of each label in the part of the working grid that is not black.
 
+        The image is taken as it is; :func:`l2s_pydra.steps.posterior.predict`, behind everything that
+        segments files, also draws out scans of few slices.
+
         Parameters
         ----------
         image : (X, Y, Z) float tensor

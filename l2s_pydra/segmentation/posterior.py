@@ -64,11 +64,17 @@ class Posterior:
         x, y, z = low
         return attrs.evolve(self, values=self.values[:, *inside], start=(x, y, z), shape=shape)
 
-    def clear(self, mask: Tensor) -> None:
-        """Make background certain where a mask of the grid (X, Y, Z) is true."""
-        inside = mask[self.box]
-        self.values[:, inside] = 0
-        self.values[0, inside] = 1
+    def within(self, share: Tensor) -> "Posterior":
+        """Give the posteriors of what is inside of something, and background in the rest.
+
+        Parameters
+        ----------
+        share : (X, Y, Z) float tensor
+            How much of each voxel of the grid is inside.
+        """
+        values = self.values * share[self.box]
+        values[0] += 1 - share[self.box]
+        return attrs.evolve(self, values=values)
 
     def labels(self) -> Tensor:
         """Most probable class, the first of equals: (X, Y, Z) int16."""

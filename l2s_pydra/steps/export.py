@@ -140,29 +140,40 @@ def describe(model: "Model", file: str, sha256: str) -> dict[str, Any]:
 
 
 def _before(model: "Model") -> list[dict[str, Any]]:
+    from ..config import REPEAT_SHARE
     from ..images import coverage
     from ..segmentation.inference import BLACK, MARGIN
+    from .posterior import slab_limits
 
+    limits = slab_limits(model)
     repeat: dict[str, Any] = {
         "step": "repeat",
-        "what": "Draw out scans of few slices. Voxels show something where the image, minus its least "
-        "value, is above the share 'black' of the 99th percentile of the voxels brighter than the "
-        "mean. Along each axis, what is shown reaches from the first to the last slice with at "
-        "least the share 'full' of the voxels of the fullest slice. If that is at most the "
-        "thickness and the share of it along the longest axis: on each side where there is no next "
-        "slice, or one with at most the share 'empty', drop what is beyond, and repeat the "
-        "outermost slice over the distance or the share of the longest axis, whatever is less, "
-        "in whole slices, rounded up. What is beyond is background in the result.",
-        "black": coverage.BLACK,
+        "what": "Draw out scans of few slices. The range of an image is from the 0.5th percentile of all "
+        "voxels to the 99th of those brighter than the mean; voxels above the share 'shown' of it "
+        "show something. Along each axis, what is shown reaches from the first to the last slice "
+        "with at least the share 'full' of the voxels of the fullest slice. If along the shortest "
+        "axis that is at most the thickness and the share of it along the longest: on each side "
+        "where there is no next slice, or one with at most the share 'empty', drop what is beyond, "
+        "and repeat the outermost slice over the distance or the share of the longest axis, "
+        "whatever is less, in whole slices, rounded up. Slices at such a face that are dimmer, in "
+        "the mean over what they show, than the share 'dim' of the median slice are replaced as "
+        "well, if they are no deeper than 'fading_mm' or one. What is beyond is background in the "
+        "result.",
+        "shown": coverage.SHOWN,
         "full": coverage.FULL,
         "empty": coverage.EMPTY,
-        "thickness_mm": coverage.THIN_MM,
+        "dim": coverage.DIM,
+        "fading_mm": coverage.FADING_MM,
         "thickness_share": coverage.THIN_SHARE,
-        "distance_mm": coverage.REPEAT_MM,
-        "distance_share": coverage.REPEAT_SHARE,
+        "distance_share": REPEAT_SHARE,
+        **(
+            {"thickness_mm": limits["thin_mm"], "distance_mm": limits["repeat_mm"]}
+            if limits
+            else {}
+        ),
     }
     steps: list[dict[str, Any]] = [
-        *([repeat] if model.segmenter.config.ndim == 3 else []),
+        *([repeat] if limits and limits["repeat_mm"] else []),
         {
             "step": "resample",
             "what": "Bring the image, minus its least value, to an isotropic grid whose axes point "

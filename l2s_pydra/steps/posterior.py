@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from ..images.conform import Conform
-from ..images.coverage import Coverage
+from ..images.coverage import THIN_MM, THIN_SHARE, Coverage
 from ..images.volume import Volume
 from .quality import SoftMeasures, normalised_entropy, soft_measures
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from ..segmentation import Model, Posterior
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "slab_limits"]
 
 Floats = npt.NDArray[np.float32]
 _FEW = (
-    "shows only {:.0f} mm along one axis: its outermost slices were repeated for the network; labels of "
+    "shows only {:.3g} mm along one axis: its outermost slices were repeated for the network; labels of "
     "so thin a scan are less sure than those of a whole head"
 )
 
@@ -44,6 +44,8 @@ class Prediction:
     """Of the image, whose code of the space outputs on the working grid keep."""
     coverage: Coverage | None = None
     """Which slices the image shows, if it is a slab; beyond them is background."""
+    drawn_out: "Posterior | None" = None
+    """Then, the posteriors of some voxels beyond them too, which the way back interpolates between."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -67,7 +69,8 @@ class Prediction:
 
     def channels(self) -> npt.NDArray[np.int16]:
         """Most probable label of each voxel of the image."""
-        channels = self.conform.posterior_to_source(self.values, self.posterior.start)
+        source = self._source
+        channels = self.conform.posterior_to_source(source.values.numpy(), source.start)
         self._clear(channels, self.conform, 0)
         return channels
 
@@ -87,7 +90,10 @@ class Prediction:
             Leads from the working grid to another one, such as a part of the image.
         """
         chosen, outside = conform or self.conform, float(channel == 0)
-        values = chosen.float_to_source(self.values[channel], self.posterior.start, outside=outside)
+        source = self._source
+        values = chosen.float_to_source(
+            source.values[channel].numpy(), source.start, outside=outside
+        )
         self._clear(values, chosen, outside)
         return values
 
@@ -102,7 +108,9 @@ class Prediction:
 
     def entropy(self) -> Floats:
         """Normalised entropy of the posteriors on the grid of the image."""
-        values = self.conform.float_to_source(normalised_entropy(self.values), self.posterior.start)
+        source = self._source
+        entropy = normalised_entropy(source.values.numpy())
+        values = self.conform.float_to_source(entropy, source.start)
         self._clear(values, self.conform, 0)
         return values
 
@@ -119,11 +127,15 @@ class Prediction:
         inside: npt.NDArray[np.bool_] = self._whole(self.values[0], outside=1.0) < 0.5
         return inside
 
+    @property
+    def _source(self) -> "Posterior":
+        """Posteriors that are interpolated on the way back."""
+        return self.posterior if self.drawn_out is None else self.drawn_out
+
     def _clear(self, values: npt.NDArray[Any], conform: Conform, outside: float) -> None:
         """Set what the image does not show, on the grid that the conform object leads to."""
         if self.coverage is not None:
-            beyond = self.coverage.beyond(conform.source_affine, conform.source_shape)
-            values[beyond] = outside
+            self.coverage.clear(values, conform.source_affine, outside)
 
     def _whole(self, values: Floats, *, outside: float) -> Floats:
         """Array on the whole working grid of one on the box."""
@@ -178,12 +190,14 @@ def predict(
     working = conform.image(volume.data - volume.data.min())
     across = bool(np.abs(conform.affine[:3, 0]).argmax() == 0)
     flipped = flip and across and model.scheme.mirrors
-    coverage = Coverage.of(volume) if model.segmenter.config.ndim == 3 else None
+    limits = slab_limits(model)
+    coverage = None if limits is None else Coverage.of(volume, **limits)
     shown, first = working, (0, 0, 0)
     if coverage is not None:
         extended = coverage.extended(volume)
-        grown, first = coverage.grid(conform, extended)
-        shown = grown.image(extended.data - volume.data.min())
+        laid, first = coverage.grid(conform, extended)
+        shown = laid.image(extended.data - volume.data.min())
+        del extended
     posterior = model.predict(
         torch.from_numpy(shown),
         device=device,
@@ -196,10 +210,14 @@ def predict(
             f"{weights}: gives posteriors for {volume.path} that are not numbers; "
             "the weights are damaged: copy the model again, or learn it again"
         )
+    drawn_out = None
     if coverage is not None:
         posterior = posterior.part(first, conform.shape)
-        beyond = coverage.beyond(conform.affine, conform.shape, margin_mm=model.spacing_mm)
-        posterior.clear(torch.from_numpy(beyond))
+        exact, reaching = (
+            torch.from_numpy(coverage.share(conform.affine, conform.shape, margin_mm=mm))
+            for mm in (0.0, model.spacing_mm)
+        )
+        drawn_out, posterior = posterior.within(reaching), posterior.within(exact)
     return Prediction(
         working=working,
         posterior=posterior,
@@ -207,4 +225,26 @@ def predict(
         flipped=flipped,
         header=volume.header,
         coverage=coverage,
+        drawn_out=drawn_out,
     )
+
+
+def slab_limits(model: "Model") -> dict[str, float] | None:
+    """Which scans count as slabs for a model, and how far their outermost slices are repeated.
+
+    A model that was trained on slabs knows them: for it, only scans of less than half of what it
+    was trained on do.
+
+    Returns
+    -------
+    dict or None
+        Keyword arguments of :meth:`~l2s_pydra.images.coverage.Coverage.of`; None for 2-D models.
+    """
+    if model.segmenter.config.ndim != 3:
+        return None
+    grid = model.config.get("grid_shape")
+    known = THIN_SHARE * min(grid) * model.spacing_mm if grid else THIN_MM
+    return {
+        "repeat_mm": model.learn_config.synthesis.coverage_repeat_mm,
+        "thin_mm": min(THIN_MM, known),
+    }

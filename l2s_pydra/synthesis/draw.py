@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import SynthesisConfig
+from ..config import REPEAT_SHARE, SynthesisConfig
 from . import deformation
 
 __all__ = ["Drawer", "SynthesisDraw"]
@@ -225,13 +225,22 @@ class Drawer:
             **self._signal(rng, appearance=appearance),
             **self._acquisition(rng, appearance=appearance),
             coverage=self._coverage(rng) if appearance else None,
-            repeated=round(self.config.coverage_repeat_mm / self.spacing_mm),
+            repeated=self._repeated,
         )
 
     @property
     def ndim(self) -> int:
         """2 or 3."""
         return len(self.shape)
+
+    @property
+    def _repeated(self) -> int:
+        """Slices that repeat the outermost one of a slab; none in 2-D, where inference does not."""
+        c = self.config
+        longest = max(c.crop or self.working_shape)
+        return round(min(c.coverage_repeat_mm / self.spacing_mm, REPEAT_SHARE * longest)) * (
+            self.ndim == 3
+        )
 
     @property
     def working_shape(self) -> tuple[int, ...]:

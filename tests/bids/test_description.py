@@ -123,8 +123,8 @@ def test_a_comparison_is_told_where_there_is_one(tmp_path, place):
 
 
 @pytest.mark.parametrize("place", ["staged", "published"])
-def test_models_are_linked_where_there_are_any(tmp_path, place):
-    def links():
+def test_models_are_told_where_there_are_any(tmp_path, place):
+    def texts():
         paths = describe_dataset(
             tmp_path / "staged",
             bids_dir=tmp_path,
@@ -133,12 +133,25 @@ def test_models_are_linked_where_there_are_any(tmp_path, place):
             bidsignore="",
             models=[MODEL],
         )
-        (path,) = (p for p in paths if p.name == "dataset_description.json")
-        return json.loads(path.read_text())["DatasetLinks"]
+        said = {path.name: path.read_text() for path in paths}
+        return json.loads(said["dataset_description.json"])["DatasetLinks"], said["README.md"]
 
-    assert links() == {"raw": ".."}
+    links, readme = texts()
+    assert links == {"raw": ".."}
+    assert "models" not in readme.partition("- `prov`")[0].rpartition("- `sub-*/log`")[2]
+    assert "bids:models:" not in readme
+    assert "\n\n\n" not in readme
+    assert "settings of each run.\n- `prov`" in readme
     (tmp_path / place / "models").mkdir(parents=True)
-    assert links() == {"raw": "..", "models": "models"}
+    links, readme = texts()
+    assert links == {"raw": "..", "models": "models"}
+    assert "\n- `models`: the networks" in readme
+    assert "`bids:models:`" in readme
+    # A link of an earlier version to what is not there goes
+    (tmp_path / place / "models").rmdir()
+    (tmp_path / "published").mkdir(exist_ok=True)
+    write_json(tmp_path / "published" / "dataset_description.json", {"DatasetLinks": links})
+    assert texts()[0] == {"raw": ".."}
 
 
 # A whole derivative, made with every row of the table of outputs.

@@ -36,21 +36,26 @@ def test_a_box_that_is_the_whole_is_not_copied():
     assert Posterior(values=values, start=(0, 0, 0), shape=(3, 4, 5)).whole() is values
 
 
-@pytest.mark.parametrize("first", [(0, 0, 0), (1, 1, 2), (3, 2, 0), (6, 4, 0)])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 4)])
-def test_a_part_of_the_grid(box, first, shape):
-    inside = tuple(slice(f, min(f + n, s)) for f, n, s in zip(first, shape, box.shape, strict=True))
-    shape = tuple(s.stop - s.start for s in inside)
+@pytest.mark.parametrize(
+    "first", [(0, 0, 0), (1, 1, 2), (3, 2, 0), (6, 4, 0), (-2, -1, 0), (0, -4, -9)]
+)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 4), (8, 9, 9), (15, 14, 16)])
+def test_a_part_of_the_grid_or_of_one_around_it(box, first, shape):
+    """Beyond the grid there is background as well."""
+    around = torch.zeros(4, 40, 40, 40)
+    around[0] = 1
+    around[:, 15:22, 15:20, 15:21] = box.whole()
+    inside = tuple(slice(15 + f, 15 + f + n) for f, n in zip(first, shape, strict=True))
     part = box.part(first, shape)
     assert part.shape == shape
-    assert torch.equal(part.whole(), box.whole()[:, *inside])
+    assert torch.equal(part.whole(), around[:, *inside])
 
 
-def test_what_is_cleared_is_background(box):
-    mask = torch.rand(box.shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    expected = box.whole().clone()
-    expected[:, mask] = 0
-    expected[0, mask] = 1
-    box.clear(mask)
-    assert torch.equal(box.whole(), expected)
-    assert not torch.equal(box.values[0], torch.ones_like(box.values[0]))
+def test_within_a_share_of_each_voxel(box):
+    share = torch.rand(box.shape, generator=torch.Generator().manual_seed(1))
+    share[share < 0.3] = 0
+    whole, before = box.whole().clone(), box.values.clone()
+    found = box.within(share)
+    torch.testing.assert_close(found.whole()[1:], whole[1:] * share)
+    torch.testing.assert_close(found.whole().sum(0), torch.ones(box.shape))
+    assert torch.equal(box.values, before)

@@ -84,9 +84,8 @@ def test_posteriors_are_those_of_pytorch(folder, run, said, sides, batch):
 
 def drawn_out(data, spacing, said):
     """Repeat the outermost slices of a slab as the description says; return the slab's place, too."""
-    above = data - data.min()
-    bright = above[above > above.mean()]
-    shown = above > said["black"] * np.percentile(bright, 99)
+    low, high = np.percentile(data, 0.5), np.percentile(data[data > data.mean()], 99)
+    shown = data > low + said["shown"] * (high - low)
     areas = [shown.sum(tuple({0, 1, 2} - {axis})) for axis in range(3)]
     full = [np.flatnonzero(area >= said["full"] * area.max()) for area in areas]
     sides = [(f[-1] - f[0] + 1) * spacing for f in full]
@@ -98,24 +97,33 @@ def drawn_out(data, spacing, said):
     area, first, last = areas[axis], full[axis][0], full[axis][-1]
     assert first == 0 or area[first - 1] <= said["empty"] * area.max()
     assert last == len(area) - 1 or area[last + 1] <= said["empty"] * area.max()
-    place = [slice(None)] * 3
+    # Slices at the faces that are dimmer than the others
+    slices = np.moveaxis(np.where(shown, data - low, np.nan), axis, 0)[first : last + 1]
+    means = [np.nanmean(plane) for plane in slices]
+    dim = [mean < said["dim"] * np.median(means) for mean in means]
+    most = max(1, int(said["fading_mm"] / spacing))
+    fading = [dim.index(False), dim[::-1].index(False)]
+    before, after = (n if n <= most else 0 for n in fading)
+    bright, place, inner = ([slice(None)] * 3 for _ in range(3))
     place[axis] = slice(first, last + 1)
-    width = [(0, 0)] * 3
-    width[axis] = (count, count)
-    inner = [slice(None)] * 3
+    bright[axis] = slice(first + before, last + 1 - after)
     inner[axis] = slice(count, count + last + 1 - first)
-    return np.pad(data[tuple(place)], width, mode="edge"), tuple(inner), tuple(place)
+    width = [(0, 0)] * 3
+    width[axis] = (count + before, count + after)
+    return np.pad(data[tuple(bright)], width, mode="edge"), tuple(inner), tuple(place)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["whole", "slab"])
+@pytest.mark.parametrize("part", ["whole", "slab", "fading"])
 def test_the_description_is_enough(folder, run, said, part):
     """From an image to labels with NumPy, by the description alone."""
     rng = np.random.default_rng(0)
     original = np.zeros(SHAPE, np.float32)
     original[7:20, 6:20, 2:-2] = rng.gamma(4, 25, (13, 14, 22))
-    if part == "slab":
+    if part != "whole":
         original[:, :, :9] = original[:, :, 16:] = 0
+    if part == "fading":
+        original[:, :, [9, 15]] *= 0.4
     affine = np.diag([1.5, 1.5, 1.5, 1.0])
     steps = {step["step"]: step for step in said["preprocessing"]}
     assert steps["resample"]["orientation"] == "RAS"

@@ -1,5 +1,9 @@
 """Scans of a few slices, through the whole way from a file to labels."""
 
+import math
+from pathlib import Path
+
+import attrs
 import nibabel as nb
 import numpy as np
 import pytest
@@ -7,10 +11,11 @@ import torch
 from nibabel.eulerangles import euler2mat
 
 from l2s_pydra import load_model
-from l2s_pydra.config import SynthesisConfig, preset
-from l2s_pydra.images.coverage import REPEAT_MM
+from l2s_pydra.config import LearnConfig, preset
 from l2s_pydra.labels import Label, LabelScheme
 from l2s_pydra.segmentation import Model, Segmenter
+from l2s_pydra.steps.api import _volume
+from l2s_pydra.steps.posterior import predict
 
 SHAPE = (40, 44, 14)
 THICK = 14
@@ -36,7 +41,7 @@ def looking_around(tmp_path):
 
 def slab():
     rng = np.random.default_rng(5)
-    data = 40 + 60 * rng.random(SHAPE, dtype=np.float32)
+    data = 60 + 40 * rng.random(SHAPE, dtype=np.float32)
     data[:3] = data[-3:] = data[:, :3] = data[:, -3:] = 0
     return data
 
@@ -75,33 +80,73 @@ def test_a_slab_is_segmented_as_if_its_outermost_slices_went_on(looking_around, 
     assert (looking_around.model.scheme.to_indices(bare) != expected).mean() > 0.02
 
 
-def test_volumes_are_of_the_slab_alone(looking_around):
-    affine = np.diag([1.0, 1, 1, 1])
-    found = looking_around.segment(padded(slab(), 3, 0, affine, "constant"), posteriors=True)
-    probabilities = np.asarray(found.posteriors.dataobj)
-    for channel, name in ((1, "grey"), (2, "white")):
-        expected = probabilities[..., channel].sum()
-        # Volumes are summed on the working grid, a voxel of which may lie across the face
-        assert found.volumes_mm3[name] == pytest.approx(expected, rel=0.1)
+@pytest.mark.parametrize("count", [2, 3, 10])
+@pytest.mark.parametrize("black", [0, 3])
+def test_volumes_are_of_the_slab_alone(looking_around, count, black):
+    """Also where voxels of the working grid lie across its faces."""
+    data = slab()[:, :, :count]
+    affine = np.diag([5.0, 5, 5, 1] if count < 10 else [1.5, 1.5, 1.5, 1])
+    final = looking_around.model.segmenter.unet.final
+    with torch.no_grad():  # the same everywhere
+        final.weight.zero_()
+        final.bias[:] = torch.tensor([-9.0, 1, 2])
+    found = looking_around.segment(padded(data, black, black, affine, "constant"))
+    assert any("shows only" in w for w in found.warnings)
+    whole = data.size * abs(np.linalg.det(affine))
+    # In the plane, the box that is segmented may end a few voxels before the image
+    assert sum(found.volumes_mm3.values()) == pytest.approx(whole, rel=0.03)
+    ratio = found.volumes_mm3["white"] / found.volumes_mm3["grey"]
+    assert ratio == pytest.approx(math.e, rel=0.01)
+
+
+def test_maps_on_both_grids_end_at_the_faces(looking_around):
+    affine = np.diag([1.5, 1.5, 1.5, 1])
+    volume = _volume(padded(slab(), 6, 6, affine, "constant"), None, allow_2d=False)
+    found = predict(looking_around.model, volume, torch.device("cpu"), weights=Path("w"))
+    coverage = found.coverage
+    assert (coverage.first, coverage.last) == (6, 19)
+    for background in (found.frame(0), 1 - found.entropy()):
+        np.testing.assert_allclose(background[:, :, [*range(6), *range(20, 26)]], 1, atol=1e-6)
+        assert background[:, :, 6:20].mean() < 0.9
+    faces = volume.affine[2, 3] + np.array([5.5, 19.5]) * 1.5  # mm
+    z = found.conform.affine[2, 3] + np.arange(found.conform.shape[2])
+    shown = found.working_channels().any((0, 1))
+    assert z[shown].min() >= faces[0] - 0.5
+    assert z[shown].max() <= faces[1] + 0.5
+    assert shown[(z > faces[0] + 0.5) & (z < faces[1] - 0.5)].all()
 
 
 def test_an_oblique_slab(looking_around):
-    """Slices are repeated across the slab, wherever they point."""
+    """Slices are repeated across the slab, wherever they point: to the voxel, on its own grid."""
     affine = np.eye(4)
     affine[:3, :3] = euler2mat(0.3, -0.2, 0.1)
     data = slab()
-    found = looking_around.segment(nb.Nifti1Image(data, affine))
-    drawn_out = looking_around.segment(padded(data, 5, 5, affine, "edge"))
-    labels = np.asarray(found.labels.dataobj)
-    expected = np.asarray(drawn_out.labels.dataobj)[:, :, 5 : 5 + THICK]
-    # Working grids differ by parts of a voxel, and this network tells noise apart
-    middle = (slice(8, -8), slice(8, -8), slice(None))
-    agreement = (labels == expected)[middle].mean()
-    assert agreement > 0.6
-    shares = [
-        np.mean(part[middle] == expected[middle]) for part in (labels[:, :, ::-1], labels[::-1])
-    ]
-    assert agreement > max(shares) + 0.05
+    model, device = looking_around.model, torch.device("cpu")
+    volume = _volume(nb.Nifti1Image(data, affine), None, allow_2d=False)
+    found = predict(model, volume, device, weights=Path("w"))
+    # The same by hand: what the network sees is the image with its outermost slices repeated
+    longer = padded(data, 5, 5, affine, "edge")
+    conform = found.conform
+    margin = 12
+    moved = conform.affine.copy()
+    moved[:3, 3] -= margin * np.diag(moved)[:3]
+    grid = attrs.evolve(
+        conform,
+        affine=moved,
+        shape=tuple(n + 2 * margin for n in conform.shape),
+        source_affine=longer.affine,
+        source_shape=longer.shape,
+    )
+    shown = grid.image(np.asarray(longer.dataobj) - data.min())
+    drawn_out = model.predict(torch.from_numpy(shown)).whole()
+    expected = drawn_out[(slice(None), *[slice(margin, -margin)] * 3)]
+    inner = torch.zeros(conform.shape, dtype=torch.bool)
+    inner[found.posterior.box] = True
+    inner &= torch.from_numpy(found.coverage.share(conform.affine, conform.shape)) == 1
+    assert inner.sum() > 10_000
+    difference = (found.posterior.whole() - expected).abs()[:, inner]
+    # Boxes begin at other voxels, and so do the averages of the network's levels
+    assert float(difference.median()) < 0.02
 
 
 def test_a_whole_head_is_left_alone(looking_around):
@@ -114,5 +159,23 @@ def test_a_whole_head_is_left_alone(looking_around):
     np.testing.assert_array_equal(np.asarray(found.labels.dataobj), expected)
 
 
-def test_training_repeats_slices_as_far_as_inference_does():
-    assert SynthesisConfig().coverage_repeat_mm == REPEAT_MM
+@pytest.mark.parametrize(
+    ("settings", "record", "slabs"),
+    [
+        ({}, {}, True),
+        ({"synthesis__coverage_repeat_mm": 0.0}, {}, False),  # it was trained with black around
+        ({"segmenter__ndim": 2}, {}, False),
+        ({}, {"grid_shape": [40, 44, 26]}, False),  # it knows slabs of 26 mm
+        ({}, {"grid_shape": [40, 44, 30]}, True),
+    ],
+)
+def test_what_a_model_was_trained_on_decides(looking_around, settings, record, slabs):
+    model = looking_around.model
+    learn = model.learn_config.evolve(**settings).to_dict()
+    segmenter = Segmenter(LearnConfig.from_dict(learn).segmenter, 3)
+    changed = attrs.evolve(
+        model, config={**model.config, "learn": learn, **record}, segmenter=segmenter
+    )
+    volume = _volume(nb.Nifti1Image(slab(), np.eye(4)), None, allow_2d=False)
+    found = predict(changed, volume, torch.device("cpu"), weights=Path("w"))
+    assert (found.coverage is not None) == slabs
