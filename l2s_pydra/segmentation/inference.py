@@ -45,7 +45,6 @@ def predict(
     tiles: str | int | None = "auto",
     memory_mb: float | None = None,
     most_voxels: int | None = None,
-    least: int = 1,
 ) -> Posterior:
     """Posterior of each class, in the box of an image that is not black.
 
@@ -85,9 +84,6 @@ def predict(
         :data:`~l2s_pydra.segmentation.planning.MEMORY_MB`.
     most_voxels : int, optional
         Largest tile, voxels; instead of ``memory_mb``.
-    least : int, default=1
-        Voxels along each axis that the network is shown at least; the image is surrounded by black
-        for that, as scans of a few slices were in a training with ``synthesis.coverage_share``.
 
     Returns
     -------
@@ -105,11 +101,6 @@ def predict(
     normalised = normalise(image[None, None].float())[0, 0]
     box = _box(normalised > BLACK, MARGIN)
     crop = normalised[box].contiguous()
-    inside = [slice((max(n, least) - n) // 2, (max(n, least) - n) // 2 + n) for n in crop.shape]
-    if min(crop.shape) < least:
-        surrounded = crop.new_zeros([max(n, least) for n in crop.shape])
-        surrounded[tuple(inside)] = crop
-        crop = surrounded
     del normalised
     plan, warnings = plan_prediction(
         segmenter,
@@ -124,7 +115,6 @@ def predict(
     )
     looks = list(views(draws, mirror=opposite is not None, seed=seed, ndim=segmenter.config.ndim))
     values, eased = _relieved(segmenter, crop, looks, opposite, plan, precision)
-    values = values[:, *inside]
     a, b, c = (part.start for part in box)
     x, y, z = image.shape
     return Posterior(values=values, start=(a, b, c), shape=(x, y, z), warnings=(*warnings, *eased))

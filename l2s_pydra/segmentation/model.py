@@ -24,8 +24,6 @@ from .weights import read_weights
 __all__ = ["Model"]
 
 _REQUIRED = ("learn", "name", "segmentation")
-_SURROUNDED = 4
-"""Voxels of the coarsest level that an image has at least along each axis, with black around it."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -170,14 +168,7 @@ class Model:
             seed=seed,
             tiles=tiles,
             memory_mb=memory_mb,
-            least=self._least,
         )
-
-    @property
-    def _least(self) -> int:
-        """Voxels to show the network along each axis: few are a scan of few slices."""
-        thin = self.learn_config.synthesis.coverage_share > 0 and self.segmenter.config.ndim == 3
-        return _SURROUNDED * self.segmenter.multiple if thin else 1
 
     def posteriors(
         self, image: Tensor, *, device: torch.device | str = "cpu", flip: bool = True

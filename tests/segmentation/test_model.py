@@ -11,7 +11,6 @@ from l2s_pydra.config import preset
 from l2s_pydra.errors import ModelError
 from l2s_pydra.labels import Label, LabelScheme
 from l2s_pydra.segmentation import Model, Segmenter, predict_posteriors
-from l2s_pydra.segmentation.inference import predict
 
 FILES = ("weights.safetensors", "config.json", "labels.tsv")
 
@@ -83,18 +82,6 @@ def test_posteriors_average_the_mirror_image(model, image):
     both = predict_posteriors(model.segmenter, image, opposite=(0, 2, 1), **options)
     torch.testing.assert_close(model.posteriors(image, flip=False), straight)
     torch.testing.assert_close(model.posteriors(image), both)
-
-
-def test_a_model_that_knows_slabs_is_shown_scans_of_few_slices_with_black_around(model, image):
-    learn = model.learn_config.evolve(synthesis__coverage_share=0.2)
-    knows = attrs.evolve(model, config={**model.config, "learn": learn.to_dict()})
-    image = image[..., :5]
-    least = 4 * model.segmenter.multiple
-    assert least == 8
-    options = {"precision": learn.training.precision, "opposite": (0, 2, 1)}
-    expected = predict(model.segmenter, image, least=least, **options).whole()
-    assert torch.equal(knows.posteriors(image), expected)
-    assert not torch.equal(model.posteriors(image), expected)
 
 
 def test_no_mirror_image_where_a_side_has_no_counterpart(model, image):
