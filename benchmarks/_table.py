@@ -23,13 +23,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
-def machine(device: str) -> str:
+def machine(device: str, threads: int | None = None) -> str:
     """What the figures were measured on: the GPU's name, or the CPU's and the number of threads."""
     import torch
 
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{_cpu()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{_cpu()}, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _cpu() -> str:

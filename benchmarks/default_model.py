@@ -249,7 +249,7 @@ def page(table: Sequence[Row], robust: Sequence[Mapping[str, Any]], judge: Judge
     ]
     text = "\n".join("| " + " | ".join(line) + " |" if line != [""] else "" for line in lines)
     wall, cpu = (statistics.median(values) for values in zip(*judge.seconds, strict=True))
-    where = _table.machine(judge.options.device)
+    where = _table.machine(judge.options.device, judge.options.threads)
     return f"{text}\n\nOne image: {wall:.1f} s, {cpu:.1f} CPU s (median; {where}).\n"
 
 

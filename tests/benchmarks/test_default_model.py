@@ -240,3 +240,23 @@ def test_packaged_weights_do_what_they_did(name, load):
     """Dice on the ICBM 152 template stays within 0.01 of what it was when they were packaged."""
     recorded = json.loads((models.packaged_model(name) / "template.json").read_text())
     assert load("_template").template_dice(load_model(name)) == pytest.approx(recorded, abs=0.01)
+
+
+@pytest.mark.parametrize(("count", "least"), [(4, 0.65), (9, 0.8), (15, 0.87)])
+def test_the_default_model_knows_a_few_slices(count, least):
+    """Slabs of 8, 18 and 30 mm of the template, against the labels of the whole."""
+    from nilearn.datasets import load_mni152_template
+
+    model = load_model("default")
+    image = load_mni152_template(resolution=2)
+    image = nibabel.Nifti1Image(np.asarray(image.get_fdata(), np.float32), image.affine)
+    whole = np.asarray(model.segment(image, device="cpu", threads=1).labels.dataobj)
+    agreed = []
+    for middle in (30, 36, 40, 45):
+        part = slice(middle - count // 2, middle - count // 2 + count)
+        found = model.segment(image.slicer[:, :, part], device="cpu", threads=1)
+        assert any("shows only" in warning for warning in found.warnings)
+        labels, expected = np.asarray(found.labels.dataobj), whole[:, :, part]
+        assert ((labels > 0) == (expected > 0))[expected > 0].mean() > 0.92
+        agreed.append((labels == expected)[expected > 0].mean())
+    assert min(agreed) > least
