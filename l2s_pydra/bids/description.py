@@ -240,7 +240,8 @@ Made by {_NAME} {__version__} from the BIDS data set at `{link}` (seen from here
 - `prov`: what was made from what, with checksums (draft of BIDS-Prov, JSON-LD).
 {comparison if compared else ""}
 `seg-<label>` names the set of labels, `desc-<label>` the contrast of the image that was segmented
-(`descriptions.tsv`). In the sidecars, `bids:raw:` stands for the raw data set{meaning}. `logs/CITATION.md` holds the methods text and the references to cite.
+(`descriptions.tsv`). In the sidecars, `bids:raw:` stands for the raw data set{meaning}.
+`logs/CITATION.md` holds the methods text and the references to cite.
 """
 
 
