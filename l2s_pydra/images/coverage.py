@@ -17,7 +17,19 @@ from .conform import Conform
 from .interpolation import Floats
 from .volume import Volume
 
-__all__ = ["DIM", "EMPTY", "FADING_MM", "FULL", "SHOWN", "THIN_MM", "THIN_SHARE", "Coverage"]
+__all__ = [
+    "DIM",
+    "DIM_BESIDE",
+    "EMPTY",
+    "FADING_MM",
+    "FULL",
+    "NEAR_MM",
+    "SHOWN",
+    "THIN_MM",
+    "THIN_SHARE",
+    "Coverage",
+    "shown_level",
+]
 
 THIN_MM, THIN_SHARE = 80.0, 0.5
 """Scans that show no more than this along an axis, and no more than this share of what they show along
@@ -26,9 +38,10 @@ SHOWN = 0.1
 """Share of the range of intensities above which a voxel shows something: noise is below."""
 FULL, EMPTY = 0.3, 0.05
 """Least share of the fullest slice's voxels that a shown slice has; most that one beyond a cut has."""
-DIM, FADING_MM = 0.6, 8.0
-"""Where a face was blurred by resampling, slices that are so much dimmer than the median of all, this
-deep at most, are not repeated: the first one that is not is."""
+DIM, DIM_BESIDE, NEAR_MM, FADING_MM = 0.6, 0.92, 2.0, 8.0
+"""Where a face was blurred by resampling, its slices are not repeated: those dimmer than a share of the
+median of all, or, where slices are near to one another, than a share of the next one; no deeper than this
+from the face, or one. The first that is neither is repeated in their place, too."""
 _SAMPLES = 2**21
 """Voxels that intensities are measured in, about."""
 
@@ -70,6 +83,8 @@ class Coverage:
     """The same at the other end."""
     affine: Affine = attrs.field(repr=False, eq=False)
     """(4, 4), voxels of the image to RAS+ mm."""
+    turned: bool = False
+    """Whether the image is one that was resampled along the slab."""
 
     @classmethod
     def of(cls, volume: Volume, *, repeat_mm: float, thin_mm: float = THIN_MM) -> "Coverage | None":
@@ -109,16 +124,14 @@ class Coverage:
         if not before and not after:
             return None
         brightness = sums[axis][slices] / area[slices]
-        dim = brightness < DIM * np.median(brightness)
-        deepest = max(1, int(FADING_MM / spacing))
         return cls(
             axis=axis,
             first=first,
             last=last,
             before=before,
             after=after,
-            fading_before=_run(dim, deepest) if before else 0,
-            fading_after=_run(dim[::-1], deepest) if after else 0,
+            fading_before=_fading(brightness, spacing) if before else 0,
+            fading_after=_fading(brightness[::-1], spacing) if after else 0,
             affine=volume.affine,
         )
 
@@ -227,20 +240,18 @@ class Coverage:
             yield inside.astype(np.float32)
 
 
-def _run(mask: npt.NDArray[np.bool_], most: int) -> int:
-    """Length of the run of true values at the start; 0 if it is longer than allowed."""
-    length = int(np.argmin(mask)) if not mask.all() else len(mask)
-    return length if length <= most else 0
+def _fading(brightness: Counts, spacing_mm: float) -> int:
+    """Slices from the face on that were dimmed; 0 if they reach too deep for that."""
+    dim = brightness < DIM * np.median(brightness)
+    if spacing_mm <= NEAR_MM:
+        dim[:-1] |= brightness[:-1] < DIM_BESIDE * brightness[1:]
+    length = len(dim) if dim.all() else int(np.argmin(dim))
+    return length if length <= max(1, int(FADING_MM / spacing_mm)) else 0
 
 
 def _profiles(data: npt.NDArray[Any]) -> tuple[list[Counts], list[Counts]]:
     """Voxels that show something in each slice across each axis, and the sum of their intensities."""
-    step = max(1, round((data.size / _SAMPLES) ** (1 / 3)))
-    sample = data[::step, ::step, ::step]
-    bright = sample[sample > sample.mean()]
-    low = float(np.percentile(sample, 0.5))  # not the least value, which may be a single one
-    high = float(np.percentile(bright, 99)) if len(bright) else low
-    level = low + SHOWN * (high - low) if high > low else np.inf
+    low, level = _range(data)
     areas = [np.zeros(n) for n in data.shape]
     sums = [np.zeros(n) for n in data.shape]
     for x, plane in enumerate(data):  # one by one: masks of a whole image would be large
@@ -252,3 +263,18 @@ def _profiles(data: npt.NDArray[Any]) -> tuple[list[Counts], list[Counts]]:
             kept[1] += rows
             kept[2] += values.sum(0, dtype=np.float64)
     return areas, sums
+
+
+def shown_level(data: npt.NDArray[Any]) -> float:
+    """Intensity above which a voxel shows something; infinite where all are alike."""
+    return _range(data)[1]
+
+
+def _range(data: npt.NDArray[Any]) -> tuple[float, float]:
+    """Low end of the range of intensities, and the level above which a voxel shows something."""
+    step = max(1, round((data.size / _SAMPLES) ** (1 / 3)))
+    sample = data[::step, ::step, ::step]
+    bright = sample[sample > sample.mean()]
+    low = float(np.percentile(sample, 0.5))  # not the least value, which may be a single one
+    high = float(np.percentile(bright, 99)) if len(bright) else low
+    return low, low + SHOWN * (high - low) if high > low else np.inf

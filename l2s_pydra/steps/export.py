@@ -156,13 +156,16 @@ def _before(model: "Model") -> list[dict[str, Any]]:
         "where there is no next slice, or one with at most the share 'empty', drop what is beyond, "
         "and repeat the outermost slice over the distance or the share of the longest axis, "
         "whatever is less, in whole slices, rounded up. Slices at such a face that are dimmer, in "
-        "the mean over what they show, than the share 'dim' of the median slice are replaced as "
+        "the mean over what they show, than the share 'dim' of the median slice, or, if slices are "
+        "at most 'near_mm' apart, than the share 'dim_beside' of the next one inwards, are replaced as "
         "well, if they are no deeper than 'fading_mm' or one. What is beyond is background in the "
-        "result.",
+        "result. A slab that is turned in its grid is resampled along itself before.",
         "shown": coverage.SHOWN,
         "full": coverage.FULL,
         "empty": coverage.EMPTY,
         "dim": coverage.DIM,
+        "dim_beside": coverage.DIM_BESIDE,
+        "near_mm": coverage.NEAR_MM,
         "fading_mm": coverage.FADING_MM,
         "thickness_share": coverage.THIN_SHARE,
         "distance_share": REPEAT_SHARE,

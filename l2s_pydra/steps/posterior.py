@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..errors import ModelError
 from ..images.conform import Conform
 from ..images.coverage import THIN_MM, THIN_SHARE, Coverage
+from ..images.straightening import straightened
 from ..images.volume import Volume
 from .quality import SoftMeasures, normalised_entropy, soft_measures
 
@@ -190,14 +191,13 @@ def predict(
     working = conform.image(volume.data - volume.data.min())
     across = bool(np.abs(conform.affine[:3, 0]).argmax() == 0)
     flipped = flip and across and model.scheme.mirrors
-    limits = slab_limits(model)
-    coverage = None if limits is None else Coverage.of(volume, **limits)
+    coverage, source = _slab(model, volume)
     shown, first = working, (0, 0, 0)
     if coverage is not None:
-        extended = coverage.extended(volume)
+        extended = coverage.extended(source)
         laid, first = coverage.grid(conform, extended)
         shown = laid.image(extended.data - volume.data.min())
-        del extended
+        del extended, source
     posterior = model.predict(
         torch.from_numpy(shown),
         device=device,
@@ -227,6 +227,21 @@ def predict(
         coverage=coverage,
         drawn_out=drawn_out,
     )
+
+
+def _slab(model: "Model", volume: Volume) -> tuple[Coverage | None, Volume]:
+    """Find out whether an image is a slab; give the image, or what it is along the slab, too."""
+    limits = slab_limits(model)
+    if limits is None:
+        return None, volume
+    coverage = Coverage.of(volume, **limits)
+    if coverage is not None or not limits["repeat_mm"]:
+        return coverage, volume
+    straight = straightened(volume, thin_mm=limits["thin_mm"])
+    turned = None if straight is None else Coverage.of(straight, **limits)
+    if straight is None or turned is None:
+        return None, volume
+    return attrs.evolve(turned, turned=True), straight
 
 
 def slab_limits(model: "Model") -> dict[str, float] | None:

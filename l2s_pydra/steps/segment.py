@@ -303,7 +303,7 @@ def _repeated(coverage: Coverage | None) -> dict[str, Any]:
     if coverage is None:
         return {}
     counts = {"Axis": coverage.axis, "Before": coverage.before, "After": coverage.after}
-    return {"RepeatedSlices": counts}
+    return {"RepeatedSlices": {**counts, "Resliced": coverage.turned}}
 
 
 def _removal(

@@ -142,7 +142,7 @@ def test_single_voxels_and_ringing_change_nothing():
     found = found_in(volume(finer, np.diag([2.0, 2, 1, 1])))
     # Half a slice beyond is brighter than nothing; what is repeated is as bright as the rest
     assert (found.first, found.last) == (23, 40)
-    assert found.fading_before == found.fading_after == 1
+    assert found.fading_before == found.fading_after == 2
     assert found.before == found.after == 16
 
 

@@ -100,10 +100,20 @@ def drawn_out(data, spacing, said):
     # Slices at the faces that are dimmer than the others
     slices = np.moveaxis(np.where(shown, data - low, np.nan), axis, 0)[first : last + 1]
     means = [np.nanmean(plane) for plane in slices]
-    dim = [mean < said["dim"] * np.median(means) for mean in means]
-    most = max(1, int(said["fading_mm"] / spacing))
-    fading = [dim.index(False), dim[::-1].index(False)]
-    before, after = (n if n <= most else 0 for n in fading)
+    most, fading = max(1, int(said["fading_mm"] / spacing)), []
+    for inwards in (means, means[::-1]):
+        n = 0
+        while n < len(means) and (
+            inwards[n] < said["dim"] * np.median(means)
+            or (
+                spacing <= said["near_mm"]
+                and n + 1 < len(means)
+                and inwards[n] < said["dim_beside"] * inwards[n + 1]
+            )
+        ):
+            n += 1
+        fading.append(n if n <= most else 0)
+    before, after = fading
     bright, place, inner = ([slice(None)] * 3 for _ in range(3))
     place[axis] = slice(first, last + 1)
     bright[axis] = slice(first + before, last + 1 - after)

@@ -176,6 +176,7 @@ def test_slices_that_were_repeated_are_told(phantom, run, axis):
     result = run(path)
     said = sidecar(result, "seg-tissue_desc-T1w_dseg")["RepeatedSlices"]
     assert (said["Axis"], said["Before"]) == (axis, said["After"])
+    assert said["Resliced"] is False
     # 12 % of the ball's diameter of 22 mm, and of its slices as far as they are full
     assert 1.5 < said["Before"] * image.header.get_zooms()[axis] < 4
     assert any("shows only" in text for text in json.loads(result.summary.read_text())["warnings"])

@@ -149,6 +149,31 @@ def test_an_oblique_slab(looking_around):
     assert float(difference.median()) < 0.02
 
 
+def test_a_slab_that_lies_turned_in_a_larger_grid(looking_around):
+    """Nothing is labelled beyond its faces, and its volume is its own."""
+    final = looking_around.model.segmenter.unet.final
+    with torch.no_grad():  # the same everywhere
+        final.weight.zero_()
+        final.bias[:] = torch.tensor([-9.0, 1, 2])
+    affine = np.eye(4)
+    affine[:3, 3] = -35, -35, -25
+    index = np.stack(np.meshgrid(*map(np.arange, (70, 70, 50)), indexing="ij"), -1)
+    normal = euler2mat(0, 0.2, 0.25)[:, 2]
+    world = index + affine[:3, 3]
+    depth, wide = np.abs(world @ normal), np.linalg.norm(world, axis=-1)
+    rng = np.random.default_rng(0)
+    inside = (depth < 5) & (wide < 30)
+    data = np.where(inside, 60 + 40 * rng.random(inside.shape), 0).astype(np.float32)
+    found = looking_around.segment(nb.Nifti1Image(data, affine))
+    assert any("shows only" in warning for warning in found.warnings)
+    labels = np.asarray(found.labels.dataobj)
+    assert not labels[depth > 7].any()
+    assert (labels[inside & (depth < 4)] == 41).all()
+    # In the plane this network labels black as well
+    plane = sum(found.volumes_mm3.values()) / 10
+    assert plane > 0.9 * np.pi * 30**2
+
+
 def test_a_whole_head_is_left_alone(looking_around):
     whole = np.zeros((40, 40, 40), np.float32)
     whole[4:-4, 4:-4, 4:-4] = 40 + 60 * np.random.default_rng(0).random((32, 32, 32))
