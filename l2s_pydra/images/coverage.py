@@ -245,7 +245,7 @@ def _fading(brightness: Counts, spacing_mm: float) -> int:
     dim = brightness < DIM * np.median(brightness)
     if spacing_mm <= NEAR_MM:
         dim[:-1] |= brightness[:-1] < DIM_BESIDE * brightness[1:]
-    length = len(dim) if dim.all() else int(np.argmin(dim))
+    length = int(np.argmin(dim))  # the brightest slice is not dim
     return length if length <= max(1, int(FADING_MM / spacing_mm)) else 0
 
 

@@ -91,9 +91,11 @@ def test_descriptions_are_kept_and_added(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("place", ["staged", "published"])
-def test_a_comparison_is_told_where_there_is_one(tmp_path, place):
-    def texts():
+@pytest.fixture
+def described(tmp_path):
+    """Describe a derivative without images, staged; what each file says."""
+
+    def described():
         paths = describe_dataset(
             tmp_path / "staged",
             bids_dir=tmp_path,
@@ -104,9 +106,14 @@ def test_a_comparison_is_told_where_there_is_one(tmp_path, place):
         )
         return {path.name: path.read_text() for path in paths}
 
-    before = texts()
+    return described
+
+
+@pytest.mark.parametrize("place", ["staged", "published"])
+def test_a_comparison_is_told_where_there_is_one(tmp_path, described, place):
+    before = described()
     (tmp_path / place / "comparison").mkdir(parents=True)
-    after = texts()
+    after = described()
     assert {name for name in after if after[name] != before[name]} == {
         "README.md", "CITATION.md", "CITATION.html", "CITATION.bib",
     }  # fmt: skip
@@ -123,17 +130,9 @@ def test_a_comparison_is_told_where_there_is_one(tmp_path, place):
 
 
 @pytest.mark.parametrize("place", ["staged", "published"])
-def test_models_are_told_where_there_are_any(tmp_path, place):
+def test_models_are_told_where_there_are_any(tmp_path, described, place):
     def texts():
-        paths = describe_dataset(
-            tmp_path / "staged",
-            bids_dir=tmp_path,
-            output_dir=tmp_path / "published",
-            images=[],
-            bidsignore="",
-            models=[MODEL],
-        )
-        said = {path.name: path.read_text() for path in paths}
+        said = described()
         return json.loads(said["dataset_description.json"])["DatasetLinks"], said["README.md"]
 
     links, readme = texts()

@@ -78,8 +78,12 @@ def test_the_run_is_recorded_without_naming_the_computer(finished):
             assert str(finished.work.parent) not in path.read_text(), path
 
 
-def test_the_derivative_is_valid(finished, derivative_is_valid):
+def test_the_derivative_is_valid(finished, bids_validator, derivative_is_valid):
     derivative_is_valid(finished.output)
+    done = bids_validator(finished.output, "--format", "json")
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    # Nor is it only because nothing was looked at: who the authors are is always asked
+    assert [issue["code"] for issue in issues] == ["TOO_FEW_AUTHORS"]
 
 
 def test_a_second_run_computes_nothing(copied, app, phantom, derivative_is_valid):

@@ -97,7 +97,9 @@ def test_the_sdist_has_what_its_tests_and_pages_need(built):
 
 
 def test_metadata_are_in_order_and_the_readme_renders(built):
-    run(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir(), cwd=built)
+    files = sorted(built.iterdir())
+    said = run(sys.executable, "-m", "twine", "check", "--strict", *files, cwd=built)
+    assert len(files) == said.count("PASSED") == 2
 
 
 def test_names_are_imported_from_the_wheel(installed):
