@@ -5,7 +5,7 @@
 LABEL_MAPS is the BIDS derivative with the public label maps of SynthSeg (20 heads, Apache-2.0), FOLDER
 gets ``stage-1`` to ``stage-5`` with a model each, and ``work`` with checkpoints. No real image is
 used. The same command goes on after an interruption. Voxel sizes go from 4 to 1.5 mm, as a voxel of
-4 mm stands for eight of 2 mm; the last stage adds scans of few slices. ``stage*.json`` hold the
+4 mm stands for eight of 2 mm; the last two show slabs of heads, too. ``stage*.json`` hold the
 settings, seeds included.
 """
 

@@ -237,10 +237,10 @@ class Drawer:
     def _repeated(self) -> int:
         """Slices that repeat the outermost one of a slab; none in 2-D, where inference does not."""
         c = self.config
+        if self.ndim == 2:
+            return 0
         longest = max(c.crop or self.working_shape)
-        return round(min(c.coverage_repeat_mm / self.spacing_mm, REPEAT_SHARE * longest)) * (
-            self.ndim == 3
-        )
+        return round(min(c.coverage_repeat_mm / self.spacing_mm, REPEAT_SHARE * longest))
 
     @property
     def working_shape(self) -> tuple[int, ...]:
